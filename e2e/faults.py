@@ -1,0 +1,206 @@
+"""Faults done to a training job, and what each must leave behind: the same bytes, few lost steps, a true account, no pod too many.
+
+Numbers of faults are those of docs/faults.md. How a fault is done to a node or a process is in the harness.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+
+import pytest
+
+from e2e.fixtures import Product
+from e2e.product import Job, JsonObject, Kubectl, NotReached, Team, wait_until
+
+LONG = {"epochs": 10}  # for a warned loss: the replacement has to import torch while the others train on
+SHORT = {"epochs": 4}  # for all other faults: nobody trains until the replacement is there
+ENDED = {"Succeeded", "Failed"}
+MAINTENANCE = "finetune.dev/e2e-maintenance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undisturbed:
+    """Runs that nothing happened to, one for each length."""
+
+    team: Team
+    known: dict[int, str] = field(default_factory=dict)
+
+    def sha256(self, job: Job) -> str:
+        """Of the adapter that `job` has to end with."""
+        epochs = int(job.object["spec"]["training"]["epochs"])
+        if epochs not in self.known:
+            status = self.team.submit(f"undisturbed-{epochs}", training={"epochs": epochs}).wait_complete()
+            self.known[epochs] = str(status["output"]["sha256"])
+        return self.known[epochs]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(session_team: Team) -> Undisturbed:
+    return Undisturbed(team=session_team)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wound:
+    """Fault `number` done to a job at a moment of this machine's clock, which is also that of all nodes."""
+
+    number: int
+    job: Job
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What status and events tell of a job that has come to its end."""
+
+    wound: Wound
+    status: JsonObject
+    notes: tuple[str, ...]
+
+    @cached_property
+    def recoveries(self) -> list[JsonObject]:
+        """Those since the fault; make before break begins one only when its replacement is ready."""
+        return [entry for entry in self.status.get("recoveries", []) if moment(entry["at"]) >= self.wound.at]
+
+    @property
+    def lost_steps(self) -> int:
+        return sum(entry.get("lostSteps", 0) for entry in self.recoveries)
+
+    @property
+    def seconds_to_detection(self) -> float:
+        return seconds_between(self.wound.at, moment(self.recoveries[0]["at"]))
+
+    @property
+    def seconds_to_next_step(self) -> float:
+        """Without a step; training goes on while the replacement of a warned loss is prepared."""
+        if not self.recoveries:
+            return 0.0
+        last = self.recoveries[-1]
+        end = moment(last["at"]) + timedelta(seconds=last["totalSeconds"])
+        return seconds_between(moment(last["at"]) if is_warned(last) else self.wound.at, end)
+
+    def tells(self, *words: str) -> bool:
+        """One event has all these words."""
+        return any(all(word in note for word in words) for note in self.notes)
+
+
+def is_warned(recovery: JsonObject) -> bool:
+    return "its replacement was ready first" in recovery["reason"]
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def seconds_between(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds()
+
+
+def in_training(team: Team, name: str, **changes: JsonObject) -> Job:
+    """A job that has made a few steps and has a commit in the store."""
+    job = team.submit(name, **{"training": SHORT, **changes})
+    job.wait_phase("Training", deadline_seconds=120)
+    wait_until(f"a commit of {name}", lambda: job.last_commit_step() > 0, deadline_seconds=60)
+    if job.status["phase"] != "Training":
+        raise NotReached(f"{name} ended before it could be disturbed: {job.status['phase']}")
+    return job
+
+
+def strike(number: int, job: Job) -> Wound:
+    """To be called right before the fault is done."""
+    return Wound(number=number, job=job, at=datetime.now(UTC))
+
+
+def survived(
+    wound: Wound, undisturbed: Undisturbed, *, disruptions: int = 0, crashes: int = 0, replaced: int = 1, max_lost_steps: int
+) -> Account:
+    """Wait for the end and assert what holds after every fault; `replaced`: how many members were ever made beyond the first two."""
+    status = wound.job.wait_complete()
+    nothing_left(wound.job)
+    account = Account(wound=wound, status=status, notes=tuple(notes(wound.job)))
+    print(f"\nFAULT {wound.number} {account.seconds_to_next_step:.1f} {account.lost_steps}")
+    assert status["output"]["sha256"] == undisturbed.sha256(wound.job)
+    counted = status.get("restarts", {})
+    assert (counted.get("disruptions", 0), counted.get("crashes", 0)) == (disruptions, crashes), status["recoveries"]
+    assert status["lastSerial"] == 2 + replaced, account.notes
+    assert account.lost_steps <= max_lost_steps, account.recoveries
+    return account
+
+
+def nothing_left(job: Job) -> None:
+    """Ended pods stay for their logs; no other pod outlives its job."""
+
+    def are_ended() -> bool:
+        return all(pod["status"].get("phase") in ENDED for pod in job.kubectl.items("pods", "-l", f"finetune.dev/job={job.name}"))
+
+    wait_until(f"the end of all pods of {job.name}", are_ended, deadline_seconds=60)
+
+
+def notes(job: Job) -> list[str]:
+    """Events as `REASON: note`, oldest first."""
+    found = job.kubectl.items("events.events.k8s.io", "--field-selector", f"regarding.name={job.name}")
+    ordered = sorted(found, key=lambda event: event.get("eventTime") or event["metadata"]["creationTimestamp"])
+    return [f"{event['reason']}: {event['note']}" for event in ordered]
+
+
+def steps_within(job: Job, seconds: float) -> int:
+    """How many steps may be done in so long a time."""
+    return int(seconds / max(job.status["progress"]["stepSeconds"], 0.001)) + 1
+
+
+def member_of_node_rank(job: Job, node_rank: int) -> JsonObject:
+    serial = str(job.status["formation"]["serials"][node_rank])
+    return next(pod for pod in job.live_pods() if pod["metadata"]["labels"]["finetune.dev/serial"] == serial)
+
+
+def member_away_from_the_operator(job: Job, product: Product) -> JsonObject:
+    """A member whose node can be lost without losing the operator."""
+    nodes = {pod["spec"].get("nodeName") for pod in product.operator_pods()}
+    return next(pod for pod in job.live_pods() if pod["spec"]["nodeName"] not in nodes)
+
+
+def force_delete(job: Job, *pods: JsonObject) -> None:
+    names = [pod["metadata"]["name"] for pod in pods]
+    job.kubectl.run("delete", "pod", *names, "--force", "--grace-period=0", "--wait=false")
+
+
+def evict(job: Job, pod: JsonObject) -> None:
+    """As `kubectl drain` and cluster autoscalers do it."""
+    metadata = {"name": pod["metadata"]["name"], "namespace": job.kubectl.namespace}
+    order = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/eviction"
+    job.kubectl.run("create", "--raw", path, "-f", "-", stdin=json.dumps(order))
+
+
+@contextmanager
+def tainted(kubectl: Kubectl, node: str) -> Iterator[None]:
+    """NoExecute: the taint manager deletes all pods of the node that do not tolerate it."""
+    kubectl.run("taint", "node", node, f"{MAINTENANCE}=:NoExecute")
+    try:
+        yield
+    finally:
+        kubectl.run("taint", "node", node, f"{MAINTENANCE}-")
+
+
+@contextmanager
+def drained(kubectl: Kubectl, node: str) -> Iterator[None]:
+    """Returns when the node is empty."""
+    try:
+        kubectl.run("drain", node, "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=100s")
+        yield
+    finally:
+        kubectl.run("uncordon", node)
+
+
+def wait_node_ready(kubectl: Kubectl, node: str) -> None:
+    """Ready, and the taints of its absence are gone."""
+
+    def is_ready() -> bool:
+        found = kubectl.get("node", node)
+        assert found is not None
+        states = {condition["type"]: condition["status"] for condition in found["status"]["conditions"]}
+        return states["Ready"] == "True" and not found["spec"].get("taints")
+
+    wait_until(f"{node} Ready", is_ready, deadline_seconds=90)

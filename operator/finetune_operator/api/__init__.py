@@ -1,0 +1,1 @@
+"""The resource as users write and read it: spec, status, schema, rules and messages. No I/O."""

@@ -1,0 +1,171 @@
+"""`spec` of a FineTuneJob: every field with its default, bounds and description, said once. No rule across fields stands here."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+Quantity = str | int
+ShortName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class SpecValue(BaseModel):
+    """Frozen, camelCase outside; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class ModelSpec(SpecValue):
+    """The base model that the adapter is trained on."""
+
+    uri: Uri = Field(description="Base model: hf://OWNER/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, or file:///PATH in local runs.")
+    revision: str | None = Field(default=None, max_length=256, description="Branch, tag or commit of a hub model; pinned to a commit.")
+
+
+class DatasetSpec(SpecValue):
+    """Training rows as JSON Lines: chat messages, prompt/completion or text."""
+
+    uri: Uri = Field(description="JSON Lines file: s3://BUCKET/KEY, hf://OWNER/NAME, pvc://CLAIM/PATH, or file:///PATH in local runs.")
+    eval_uri: Uri | None = Field(default=None, description="A file of its own for evaluation; excludes evalFraction.")
+    eval_fraction: float = Field(default=0.0, ge=0, lt=1, description="Share of the rows held out for evaluation, chosen by seed.")
+    format: Literal["auto", "messages", "prompt-completion", "text"] = Field(
+        default="auto", description="Form of the rows; auto reads it from the first row."
+    )
+
+
+class AdapterSpec(SpecValue):
+    """The LoRA adapter."""
+
+    rank: int = Field(default=16, ge=1, le=512, description="LoRA rank; vLLM serves up to 16 unless told otherwise.")
+    alpha: float = Field(default=32, gt=0, le=4096, description="Scaling numerator; the update is scaled by alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: tuple[ShortName, ...] = Field(
+        default=("all-linear",), min_length=1, max_length=64, description="Linear layers to adapt, by name, or all-linear."
+    )
+
+
+class TrainingSpec(SpecValue):
+    """The recipe."""
+
+    epochs: int = Field(default=1, ge=1, le=1000, description="Passes over the data.")
+    max_steps: int | None = Field(default=None, ge=1, le=100_000_000, description="Upper bound of optimizer steps; absent = by epochs.")
+    global_batch_size: int = Field(default=16, ge=1, le=65536, description="Rows in one optimizer step, over all nodes.")
+    max_sequence_length: int = Field(default=2048, ge=8, le=1_048_576, description="Tokens in one micro-batch; longer rows are cut.")
+    packing: bool = Field(default=True, description="Put several rows into one micro-batch; rows never see each other.")
+    learning_rate: float = Field(default=2e-4, gt=0, le=10, description="Peak learning rate; a number, unquoted.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="Decay of the learning rate after warm-up.")
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(default=0.0, ge=0, le=10, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6, description="Gradients are clipped to this global norm.")
+    train_on: Literal["auto", "completions", "all"] = Field(
+        default="auto", description="Tokens that carry loss; auto: completions for chat and prompt/completion rows, all for text."
+    )
+    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Precision of the base model; adapters are kept in fp32.")
+    gradient_checkpointing: bool = Field(default=True, description="Recompute activations to save memory; does not change results.")
+    eval_every_steps: int | None = Field(default=None, ge=1, le=100_000_000, description="Steps between evaluations; absent = at the end.")
+    chat_template: str | None = Field(default=None, max_length=65536, description="Jinja template instead of the tokenizer's own.")
+    seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, initialisation and dropout.")
+    shard_across: Literal["auto", "process", "member", "members"] = Field(
+        default="auto", description="Smallest group that shares one copy of the base model; auto takes the smallest that fits."
+    )
+
+
+class NodesSpec(SpecValue):
+    """How many pods train together."""
+
+    min: int = Field(default=1, ge=1, le=256, description="Fewest pods that may train.")
+    max: int = Field(default=1, ge=1, le=256, description="Pods wanted.")
+
+
+class ResourcesSpec(SpecValue):
+    """Size of the gang and of each pod in it."""
+
+    nodes: NodesSpec = Field(default=NodesSpec(), description="Pods in the gang.")
+    spares: int = Field(default=0, ge=0, le=8, description="Pods beyond nodes.max that are kept ready to take a lost pod's place.")
+    processes_per_node: int = Field(default=1, ge=1, le=64, description="Training processes in a pod; one for each GPU.")
+    requests: dict[ShortName, Quantity] = Field(
+        default={"cpu": "1", "memory": "4Gi"}, max_length=32, description="Resource requests of a pod; cpu and memory are always set."
+    )
+    limits: dict[ShortName, Quantity] = Field(default={}, max_length=32, description="Resource limits of a pod, such as nvidia.com/gpu.")
+
+
+class CheckpointSpec(SpecValue):
+    """Where resume states are committed."""
+
+    uri: Uri = Field(description="Place for commits: s3://BUCKET/PATH, pvc://CLAIM/PATH, or file:///PATH in local runs.")
+    keep: int = Field(default=2, ge=2, le=1000, description="Commits that are kept.")
+    min_interval_seconds: float = Field(default=10, ge=0, le=86400, description="Least seconds between the starts of two uploads.")
+
+
+class OutputSpec(SpecValue):
+    """Where the adapter goes."""
+
+    uri: Uri = Field(description="Place for the adapter: s3://BUCKET/PATH, pvc://CLAIM/PATH, or file:///PATH in local runs.")
+    if_exists: Literal["Fail", "Overwrite", "Skip"] = Field(
+        default="Fail", description="What to do when another job's adapter is there; Skip completes if it has the same recipe."
+    )
+
+
+class StorageSpec(SpecValue):
+    """How pods reach the object store and the hub. Credentials are referenced, never written here."""
+
+    endpoint: str | None = Field(default=None, max_length=512, description="URL of an S3-compatible store; absent = AWS.")
+    region: str | None = Field(default=None, max_length=64, description="Region of the store.")
+    secret_name: ShortName | None = Field(
+        default=None, description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, HF_TOKEN."
+    )
+    service_account_name: ShortName | None = Field(default=None, description="ServiceAccount with workload identity, instead of a Secret.")
+
+
+class TolerationSpec(SpecValue):
+    """As in a pod."""
+
+    key: ShortName | None = Field(default=None, description="Taint key; absent with operator Exists = every taint.")
+    operator: Literal["Exists", "Equal"] = Field(default="Equal", description="How value is compared.")
+    value: str | None = Field(default=None, max_length=253, description="Taint value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(default=None, description="Absent = every effect.")
+    toleration_seconds: int | None = Field(default=None, ge=0, le=2**31 - 1, description="How long a NoExecute taint is tolerated.")
+
+
+class PlacementSpec(SpecValue):
+    """Where pods may run and how long a gang may wait for room."""
+
+    timeout_seconds: int = Field(default=300, ge=10, le=86400, description="A gang incomplete for so long gives everything back and waits.")
+    node_selector: dict[ShortName, str] = Field(default={}, max_length=64, description="Labels that a node must have.")
+    tolerations: tuple[TolerationSpec, ...] = Field(default=(), max_length=64, description="Taints that are tolerated.")
+    priority_class_name: ShortName | None = Field(default=None, description="PriorityClass of the pods.")
+    runtime_class_name: ShortName | None = Field(default=None, description="RuntimeClass of the pods.")
+    image_pull_secrets: tuple[ShortName, ...] = Field(default=(), max_length=16, description="Names of pull Secrets.")
+    labels: dict[ShortName, str] = Field(default={}, max_length=64, description="Labels for the pods.")
+    annotations: dict[ShortName, str] = Field(default={}, max_length=64, description="Annotations for the pods.")
+
+
+class RestartPolicySpec(SpecValue):
+    """When to give up."""
+
+    max_crashes_without_progress: int = Field(
+        default=3, ge=1, le=100, description="Crashes in a row without a finished step that end the job; disruptions never count."
+    )
+
+
+class FineTuneJobSpec(SpecValue):
+    """What to train, on what, and where the adapter goes."""
+
+    model: ModelSpec = Field(description="The base model.")
+    dataset: DatasetSpec = Field(description="The rows.")
+    adapter: AdapterSpec = Field(default=AdapterSpec(), description="The LoRA adapter.")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="The recipe.")
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="Pods and their size.")
+    checkpoint: CheckpointSpec = Field(description="Where resume states go.")
+    output: OutputSpec = Field(description="Where the adapter goes.")
+    storage: StorageSpec = Field(default=StorageSpec(), description="How to reach the object store.")
+    placement: PlacementSpec = Field(default=PlacementSpec(), description="Where pods may run.")
+    restart_policy: RestartPolicySpec = Field(default=RestartPolicySpec(), description="When to give up.")
+    image: str | None = Field(default=None, max_length=512, description="Trainer image; absent = the operator's default.")
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000, description="Greater is placed first; ties go by age.")
+    suspend: bool = Field(default=False, description="True saves, then frees the pods; false goes on. Omit it from Git.")
+    termination_grace_period_seconds: int = Field(default=60, ge=5, le=3600, description="Grace of a pod; a leaving pod saves within it.")
+    ttl_seconds_after_finished: int | None = Field(
+        default=None, ge=0, le=31_536_000, description="Pods of an ended job are deleted after so long; the job itself never is."
+    )

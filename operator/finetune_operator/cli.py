@@ -1,0 +1,64 @@
+"""`finetune`: validate a job offline, run it on this machine, print the CRD. Heavy imports happen in the command that needs them."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune_operator.api.check_document import FileRefused, error_lines, read_file
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.rules import warnings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code of the command: 0 good, 1 failed or invalid, 2 wrong use."""
+    parser = argparse.ArgumentParser(prog="finetune", description="One YAML in, one LoRA adapter out.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    checked = commands.add_parser("validate", help="check jobs offline, by the cluster's rules")
+    checked.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    checked.add_argument("--local", action="store_true", help="check for `finetune run`: file:// places are allowed")
+    commands.add_parser("crd", help="print the CustomResourceDefinition")
+    run = commands.add_parser("run", help="train on this machine")
+    chosen_command = (arguments if arguments is not None else sys.argv[1:])[:1]
+    if chosen_command == ["run"]:
+        from finetune_operator.local.run import add_arguments
+
+        add_arguments(run)
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "validate":
+        return validate_files(chosen.files, is_local=chosen.local)
+    if chosen.command == "crd":
+        from finetune_operator.api.crd import render_crd
+
+        sys.stdout.write(render_crd())
+        return 0
+    from finetune_operator.local.run import run_from_arguments
+
+    return run_from_arguments(chosen)
+
+
+def validate_files(files: list[Path], *, is_local: bool) -> int:
+    """Print one line for each error and warning; 0 if there is no error."""
+    is_good = True
+    for file in files:
+        lines = list(check_file(file, is_local=is_local))
+        is_good &= not any(is_error for is_error, _ in lines)
+        for is_error, line in lines:
+            (sys.stderr if is_error else sys.stdout).write(f"{line}\n")
+    return 0 if is_good else 1
+
+
+def check_file(file: Path, *, is_local: bool) -> Iterator[tuple[bool, str]]:
+    """(is an error, line for the user) for everything that is to be said of one file."""
+    try:
+        documents = read_file(file)
+    except FileRefused as refusal:
+        yield True, str(refusal)
+        return
+    for document in documents:
+        errors = tuple(error_lines(file, document, is_local=is_local))
+        yield from ((True, line) for line in errors)
+        if not errors:
+            job = FineTuneJob.model_validate(document.value)
+            yield from ((False, f"{file}: warning: {warning}") for warning in warnings(job))
+            yield False, f"{file}: FineTuneJob {job.metadata.name} is valid"

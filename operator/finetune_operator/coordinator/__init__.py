@@ -1,0 +1,1 @@
+"""The coordinator: one authenticated WebSocket an agent; sessions and orders."""

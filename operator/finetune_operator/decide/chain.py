@@ -1,0 +1,48 @@
+"""One pass as a pure function: the job chain, whose first opinion wins, then members and formation, then the report."""
+
+from finetune_operator.api.status import JobStatus
+from finetune_operator.decide.admission import give_back_a_gang_that_cannot_be_whole_again, give_back_an_incomplete_gang, wait_for_a_turn
+from finetune_operator.decide.answer import delete_pod
+from finetune_operator.decide.decision import Decision
+from finetune_operator.decide.endings import (
+    complete_a_finished_job,
+    end_an_unretryable_failure,
+    fail_an_invalid_job,
+    keep_an_ended_job_ended,
+)
+from finetune_operator.decide.gang import look
+from finetune_operator.decide.observed import Observed
+from finetune_operator.decide.report import report
+from finetune_operator.decide.running import run
+from finetune_operator.decide.suspension import suspend_a_suspended_job
+
+JOB_CHAIN = (
+    keep_an_ended_job_ended,
+    complete_a_finished_job,
+    fail_an_invalid_job,
+    end_an_unretryable_failure,
+    suspend_a_suspended_job,
+    give_back_an_incomplete_gang,
+    give_back_a_gang_that_cannot_be_whole_again,
+    wait_for_a_turn,
+)
+
+
+def decide(observed: Observed) -> Decision:
+    """What to do about this job now."""
+    job = observed.job
+    if job is None or job.metadata.deletion_timestamp is not None:
+        return forget_a_deleted_job(observed)
+    gang = look(observed, job)
+    for rule in JOB_CHAIN:
+        answer = rule(gang)
+        if answer is not None:
+            return report(gang, answer)
+    return report(gang, run(gang))
+
+
+def forget_a_deleted_job(observed: Observed) -> Decision:
+    """Its pods go; Kubernetes collects them too, a local run has only us."""
+    live = (pod for pod in observed.pods if not pod.is_deleting)
+    status = JobStatus() if observed.job is None else observed.job.status
+    return Decision(status=status, delete=tuple(delete_pod(pod) for pod in live))

@@ -1,0 +1,177 @@
+"""The ends of a job: deleted, ended before, finished, hopeless, invalid. Rules of the job chain; the first opinion wins."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from finetune_contract.failures import FailureClass
+from finetune_contract.messages import Exit, Output
+from finetune_operator.api.status import OutputEntry
+from finetune_operator.decide import recoveries
+from finetune_operator.decide.answer import Answer, Phase, Verdict, delete_pod
+from finetune_operator.decide.decision import Event, SendOrder
+from finetune_operator.decide.formation import BETTER_EVIDENCE_SECONDS
+from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.remedy import remedy_for, remedy_outside
+from finetune_operator.decide.trouble import Trouble, is_silent_end, trouble_of, trouble_outside
+
+EXIT_SECONDS = 30.0  # an ended job's members have so long to end by themselves
+
+
+def keep_an_ended_job_ended(gang: Gang) -> Answer | None:
+    """Its members are told to exit; what remains is deleted; ended pods stay for their logs until the TTL."""
+    status = gang.status
+    if not status.is_ended:
+        return None
+    kind = "Complete" if status.is_true("Complete") else "Failed"
+    told = status.condition(kind)
+    ended_at = status.completion_time or gang.now
+    age = (gang.now - ended_at).total_seconds()
+    ttl = gang.job.spec.ttl_seconds_after_finished
+    is_expired = ttl is not None and age >= ttl
+    doomed = [member.pod for member in gang.everyone if member.pod is not None and (is_expired or _is_left_over(member, age))]
+    waits = [] if not _live(gang) or age >= EXIT_SECONDS else [EXIT_SECONDS - age]
+    waits += [ttl - age] if ttl is not None and not is_expired and gang.observed.pods else []
+    return Answer(
+        status=status.model_copy(update={"members": ()}),
+        phase=Phase(kind),
+        reason=told.reason if told is not None else kind,
+        message=told.message if told is not None else "",
+        delete=tuple(delete_pod(pod) for pod in doomed if not pod.is_deleting),
+        orders=exits(gang, f"the job is {kind.lower()}"),
+        look_again_seconds=min(waits, default=None),
+    )
+
+
+def complete_a_finished_job(gang: Gang) -> Answer | None:
+    """An adapter that is complete in the store ends the job, whatever happens to its members now."""
+    published = _published(gang)
+    if published is None:
+        return None
+    spec = gang.job.spec
+    output = OutputEntry(
+        uri=published.uri,
+        sha256=published.sha256,
+        num_bytes=published.num_bytes,
+        base_model=spec.model.uri,
+        rank=spec.adapter.rank,
+    )
+    found = "was there already" if published.already_present else f"was published after step {published.step}"
+    message = f"the adapter {found}: {published.uri}"
+    status = gang.status.model_copy(update={"output": output, "completion_time": gang.now, "members": ()})
+    return Answer(
+        status=status,
+        phase=Phase.COMPLETE,
+        reason="Completed",
+        message=message,
+        verdict=Verdict(kind="Complete", reason="Completed", message=message),
+        orders=exits(gang, "the job is complete"),
+        events=(Event(type="Normal", reason="Completed", message=message),),
+        look_again_seconds=EXIT_SECONDS,
+    )
+
+
+def fail_an_invalid_job(gang: Gang) -> Answer | None:
+    """What the schema cannot say is checked before anything is placed."""
+    if gang.status.pinned is not None or not gang.observed.spec_errors:
+        return None
+    return fail(gang, reason="InvalidSpec", message="; ".join(gang.observed.spec_errors))
+
+
+def end_an_unretryable_failure(gang: Gang) -> Answer | None:
+    """An error of the user at once; the others when their remedy is used up."""
+    if not gang.observed.is_judging:
+        return None
+    outside, inside = _other_inputs(gang) or _crash_outside(gang), _standing_trouble(gang)
+    found = [] if outside is None else [(outside, remedy_outside(gang, outside))]
+    found += [] if inside is None else [(inside, remedy_for(gang, inside))]
+    for trouble, remedy in found:
+        if remedy.hopeless is not None:
+            answer = fail(gang, reason=trouble.failure_class.value, message=remedy.hopeless)
+            return replace(answer, status=answer.status.model_copy(update={"restarts": remedy.restarts}))
+    return None
+
+
+def _standing_trouble(gang: Gang) -> Trouble | None:
+    """Why the newest formation ended, as far as the next one has not begun."""
+    entry, live = gang.status.formation, trouble_of(gang)
+    if entry is None:
+        return None
+    is_fresh = entry.over_at is None or gang.now - entry.over_at < timedelta(seconds=BETTER_EVIDENCE_SECONDS)
+    if live is not None and (live.failure_class is FailureClass.DISRUPTED or (live.is_victim and is_fresh)):
+        return None
+    if not entry.is_over:
+        return live
+    known = recoveries.of_formation(gang.status, entry.number)
+    return None if known is None else recoveries.trouble_of_record(known)
+
+
+def _crash_outside(gang: Gang) -> Trouble | None:
+    """A member could not prepare or ended before it took part."""
+    found = [(member, trouble_outside(gang, member)) for member in gang.members]
+    return next(
+        (
+            trouble
+            for member, trouble in found
+            if trouble is not None and (trouble.failure_class is FailureClass.USER_ERROR or not is_silent_end(gang, member))
+        ),
+        None,
+    )
+
+
+def _other_inputs(gang: Gang) -> Trouble | None:
+    """A member that found other bytes than the first ones fails by name; it must never train."""
+    pinned = gang.status.pinned.inputs if gang.status.pinned is not None else None
+    ready = (member for member in gang.members if member.is_ready)
+    found = [(member, member.session.inputs) for member in ready if member.session is not None and member.session.inputs is not None]
+    if not found:
+        return None
+    first = pinned.digests() if pinned is not None else found[0][1]
+    other, inputs = next(((member, inputs) for member, inputs in found if inputs != first), (None, first))
+    if other is None:
+        return None
+    is_model = (first.model, first.model_revision) != (inputs.model, inputs.model_revision)
+    field, uri = ("spec.model.uri", gang.job.spec.model.uri) if is_model else ("spec.dataset.uri", gang.job.spec.dataset.uri)
+    what = f"{other.name} found other bytes at {uri} than the members before it"
+    message = f"{field}: {what}; put the old bytes back, or make a new job from the new ones"
+    return Trouble(failure_class=FailureClass.USER_ERROR, message=message, member=other.name, weight=0)
+
+
+def _published(gang: Gang) -> Output | None:
+    """What some member published, or what the words of one say that ended by itself after its work was done."""
+    said = [member.session.output for member in gang.everyone if member.session is not None]
+    said += [member.pod.output for member in gang.everyone if member.pod is not None]
+    return next((output for output in said if output is not None), None)
+
+
+def _live(gang: Gang) -> tuple[Member, ...]:
+    return tuple(member for member in gang.everyone if member.pod is not None and not member.is_ended and not member.pod.is_deleting)
+
+
+def _is_left_over(member: Member, age_seconds: float) -> bool:
+    """It never said hello and never will be needed, or it had its time to exit."""
+    if member.is_ended:
+        return False
+    return age_seconds >= EXIT_SECONDS or (member.session is None and member.pod is not None and member.pod.phase is PodPhase.PENDING)
+
+
+def fail(gang: Gang, *, reason: str, message: str) -> Answer:
+    message = message[:2000]
+    status = gang.status.model_copy(update={"completion_time": gang.now, "members": ()})
+    return Answer(
+        status=status,
+        phase=Phase.FAILED,
+        reason=reason,
+        message=message,
+        verdict=Verdict(kind="Failed", reason=reason, message=message),
+        orders=exits(gang, "the job has failed"),
+        events=(Event(type="Warning", reason="Failed", message=f"{reason}: {message}"[:1000]),),
+        look_again_seconds=EXIT_SECONDS,
+    )
+
+
+def exits(gang: Gang, why: str) -> tuple[SendOrder, ...]:
+    order = Exit(term=gang.observed.term, why=why)
+    return tuple(
+        SendOrder(member_uid=member.uid, order=order) for member in gang.everyone if member.is_connected and member.uid is not None
+    )

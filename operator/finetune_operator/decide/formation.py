@@ -1,0 +1,173 @@
+"""The newest formation: stop one that lost a member, start the next when the gang is ready. Pure; orders are derived elsewhere.
+
+ordered --first step--> training --trouble--> over --gang ready--> the next one
+                            |___ a replacement is ready (make before break) ___^
+"""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from finetune_contract.failures import FailureClass
+from finetune_operator.api.status import FormationEntry, JobStatus, Pinned, PinnedInputs, Recovery
+from finetune_operator.decide import recoveries
+from finetune_operator.decide.decision import Event
+from finetune_operator.decide.gang import PAST_FIRST_STEP, Gang, Member
+from finetune_operator.decide.remedy import made_progress, remedy_for
+from finetune_operator.decide.resume import next_crew, next_number, resume_point, seconds_until_smaller
+from finetune_operator.decide.trouble import Trouble, trouble_of
+
+BETTER_EVIDENCE_SECONDS = 1.0  # after a victim's report: time for the report of its cause
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationAnswer:
+    """`why` goes into stops."""
+
+    status: JobStatus
+    why: str = "the formation is over"
+    events: tuple[Event, ...] = ()
+    look_again_seconds: float | None = None
+
+
+def form(gang: Gang, status: JobStatus) -> FormationAnswer:
+    """The formation rules, in the order of a formation's life."""
+    answer = forgive_crashes_before_progress(gang, note_the_first_step(gang, FormationAnswer(status=status)))
+    if not gang.observed.is_judging:
+        return answer
+    trouble = trouble_of(gang)
+    if trouble is not None and gang.status.formation is not None:
+        answer = stop_a_formation_that_lost_a_member(gang, answer, trouble)
+    return start_the_next_formation_when_the_gang_is_ready(gang, answer)
+
+
+def note_the_first_step(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
+    """Training begins with the first step that a formation has finished."""
+    entry = gang.active
+    if entry is None or entry.first_step_at is not None or not gang.crew:
+        return answer
+    session = gang.crew[0].session
+    if session is None or session.formation != entry.number or session.phase not in PAST_FIRST_STEP:
+        return answer
+    known = [member.session.resumed_step for member in gang.crew if member.session is not None and member.session.resumed_step is not None]
+    resumed = known[0] if known else (entry.resume.step if entry.resume is not None else 0)
+    begun = entry.model_copy(update={"first_step_at": gang.now, "resumed_step": resumed})
+    status = recoveries.complete(answer.status.model_copy(update={"formation": begun}), begun, gang.now)
+    nodes = f"{len(entry.serials)} member{'s' if len(entry.serials) > 1 else ''}"
+    if resumed:
+        event = Event(type="Normal", reason="Resumed", message=f"formation {entry.number}: resumed from step {resumed} on {nodes}")
+    else:
+        event = Event(type="Normal", reason="TrainingStarted", message=f"formation {entry.number}: training started on {nodes}")
+    return replace(answer, status=status, events=(event,))
+
+
+def forgive_crashes_before_progress(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
+    """A step that none before had finished: crashes are counted from here again."""
+    restarts = answer.status.restarts
+    if gang.active is None or restarts.crashes_without_progress == 0 or not made_progress(gang):
+        return answer
+    forgiven = restarts.model_copy(update={"crashes_without_progress": 0})
+    return replace(answer, status=answer.status.model_copy(update={"restarts": forgiven}))
+
+
+def stop_a_formation_that_lost_a_member(gang: Gang, answer: FormationAnswer, trouble: Trouble) -> FormationAnswer:
+    """It is over once, by the evidence that explains it best; better evidence may come until the next one starts."""
+    entry = answer.status.formation
+    assert entry is not None
+    known = recoveries.of_formation(answer.status, entry.number)
+    if entry.is_over:
+        if known is None or not _explains_more(trouble, known):
+            return answer
+        return replace(answer, status=recoveries.amend(answer.status, known, trouble))
+    over = entry.model_copy(update={"is_over": True, "over_at": gang.now})
+    status = recoveries.begin(answer.status.model_copy(update={"formation": over}), gang, trouble)
+    return replace(answer, status=status, why=trouble.message, events=(*answer.events, *_event_of(trouble)))
+
+
+def _explains_more(trouble: Trouble, known: Recovery) -> bool:
+    """A loss explains every crash; a cause explains what its victims saw."""
+    if trouble.failure_class is FailureClass.DISRUPTED:
+        return known.failure_class != FailureClass.DISRUPTED
+    return recoveries.is_of_a_victim(known) and not trouble.is_victim
+
+
+def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
+    """Also while one runs: without its leaving member once the replacement is ready, or larger."""
+    entry, crew = answer.status.formation, next_crew(gang)
+    if not crew or gang.is_past_training:
+        wait = seconds_until_smaller(gang)
+        return answer if wait is None else replace(answer, look_again_seconds=wait)
+    if entry is not None and not entry.is_over and not _is_worth_a_change(gang, entry, crew):
+        return answer
+    if recoveries.is_inspected(answer.status, gang.now):
+        return replace(answer, look_again_seconds=recoveries.INSPECT_SECONDS)
+    known = None if entry is None else recoveries.of_formation(answer.status, entry.number)
+    if known is not None and known.failure_class == FailureClass.INFRASTRUCTURE and entry is not None and entry.over_at is not None:
+        trouble = trouble_of(gang)
+        if trouble is not None and trouble.is_victim and gang.now - entry.over_at < timedelta(seconds=BETTER_EVIDENCE_SECONDS):
+            return replace(answer, look_again_seconds=BETTER_EVIDENCE_SECONDS)
+    return _start(gang, answer, crew)
+
+
+def _is_worth_a_change(gang: Gang, entry: FormationEntry, crew: tuple[Member, ...]) -> bool:
+    """A running formation is left for a whole gang or for a larger one, never for a smaller one."""
+    serials = {member.serial for member in crew}
+    return serials != set(entry.serials) and (len(crew) == gang.num_wanted or serials > set(entry.serials))
+
+
+def _start(gang: Gang, answer: FormationAnswer, crew: tuple[Member, ...]) -> FormationAnswer:
+    before, status = answer.status.formation, answer.status
+    if before is not None and not before.is_over:
+        status = _hand_over(gang, status, before)
+    pinned = _pinned_after(gang, status, crew)
+    known = None if before is None else recoveries.of_formation(status, before.number)
+    if known is not None:
+        remedy = remedy_for(gang, recoveries.trouble_of_record(known))
+        pinned = pinned.model_copy(update={"overrides": remedy.overrides})
+        status = status.model_copy(update={"restarts": remedy.restarts})
+    resume, number = resume_point(gang, crew), next_number(gang)
+    first = crew[0].session
+    assert first is not None
+    entry = FormationEntry(
+        number=number,
+        serials=tuple(member.serial for member in crew),
+        master_port=first.port,
+        resume=resume.state,
+        resume_serial=None if resume.holder is None else resume.holder.serial,
+        ordered_at=gang.now,
+        furthest_step=max(gang.furthest_step, 0 if before is None else before.furthest_step),
+    )
+    status = status.model_copy(update={"formation": entry, "last_formation": number, "pinned": pinned})
+    where = "" if resume.state is None else f", from step {resume.state.step}"
+    names = ", ".join(member.name for member in crew[:4]) + ("" if len(crew) <= 4 else f" and {len(crew) - 4} more")
+    event = Event(type="Normal", reason="FormationStarted", message=f"formation {number} of {names}{where}")
+    return replace(answer, status=status, why=f"formation {number} begins", events=(*answer.events, event))
+
+
+def _hand_over(gang: Gang, status: JobStatus, before: FormationEntry) -> JobStatus:
+    """Make before break: the formation ends because the next one takes over. A larger one is no recovery."""
+    over = before.model_copy(update={"is_over": True, "over_at": gang.now})
+    status = status.model_copy(update={"formation": over})
+    left = next((member for member in gang.crew if member.serial not in gang.serials), None)
+    if left is None:
+        return status
+    message = f"{left.name} leaves; its replacement was ready first"
+    return recoveries.begin(
+        status, gang, Trouble(failure_class=FailureClass.DISRUPTED, message=message, member=left.name, weight=0), detect_seconds=0.0
+    )
+
+
+def _pinned_after(gang: Gang, status: JobStatus, crew: tuple[Member, ...]) -> Pinned:
+    """The first ready members pin the digests of model and data for the job's life."""
+    pinned = status.pinned
+    assert pinned is not None, "a formation of a job that was not admitted"
+    if pinned.inputs is not None:
+        return pinned
+    first = min(crew, key=lambda member: member.serial).session
+    found = None if first is None else first.inputs
+    return pinned.model_copy(update={"inputs": None if found is None else PinnedInputs.of(found)})
+
+
+def _event_of(trouble: Trouble) -> tuple[Event, ...]:
+    if trouble.failure_class is FailureClass.DISRUPTED:
+        return ()  # the members' rules tell of a lost member
+    return (Event(type="Warning", reason="WorkerFailed", message=f"{trouble.failure_class}: {trouble.message}"),)

@@ -1,0 +1,164 @@
+"""The gang of one job as one pass sees it: places, pods and sessions brought together. It judges nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from finetune_contract.messages import MemberPhase
+from finetune_contract.state import StateId, newest_state
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.status import FormationEntry, JobStatus
+from finetune_operator.decide.observed import Observed, PodPhase, PodView, Session
+
+WORKING = frozenset({MemberPhase.STARTING, MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING})
+PAST_FIRST_STEP = frozenset({MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING, MemberPhase.FINISHED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One place of the gang, or one node rank of a formation. `is_gone`: its pod was seen once and is not there any more."""
+
+    serial: int
+    name: str
+    uid: str | None
+    pod: PodView | None
+    session: Session | None
+    is_gone: bool
+
+    @property
+    def is_ended(self) -> bool:
+        return self.is_gone or (self.pod is not None and self.pod.is_over)
+
+    @property
+    def is_leaving(self) -> bool:
+        """It will end soon and said so, or Kubernetes did."""
+        if self.is_ended or self.pod is None:
+            return False
+        told = self.session is not None and self.session.leaving_until is not None
+        return told or self.pod.is_deleting or self.pod.disruption is not None
+
+    @property
+    def is_connected(self) -> bool:
+        return self.session is not None and self.session.is_connected and not self.is_ended
+
+    @property
+    def is_working(self) -> bool:
+        return self.session is not None and self.is_connected and self.session.phase in WORKING
+
+    @property
+    def is_ready(self) -> bool:
+        """Its inputs are there and it can take the next start."""
+        return self.is_connected and not self.is_leaving and self.session is not None and self.session.inputs is not None
+
+    @property
+    def is_placed(self) -> bool:
+        return self.pod is not None and (self.pod.node is not None or self.pod.phase is not PodPhase.PENDING)
+
+    @property
+    def newest_held(self) -> StateId | None:
+        """The newest state in its memory: as reported, or as follows from a reported step (a snapshot precedes the report)."""
+        if self.session is None:
+            return None
+        progress = self.session.progress
+        return newest_state(self.session.snapshot, StateId(formation=progress.formation, step=progress.step) if progress else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gang:
+    """`members` are the listed places; `crew` is the newest formation in node rank order, also when it is over; `spares` have no place."""
+
+    observed: Observed
+    job: FineTuneJob
+    members: tuple[Member, ...]
+    crew: tuple[Member, ...]
+    strays: tuple[PodView, ...]  # ours, but not listed
+    spares: tuple[Member, ...] = ()
+
+    @property
+    def now(self) -> datetime:
+        return self.observed.now
+
+    @property
+    def status(self) -> JobStatus:
+        return self.job.status
+
+    @property
+    def num_wanted(self) -> int:
+        return self.job.spec.resources.nodes.max
+
+    @property
+    def active(self) -> FormationEntry | None:
+        """The newest formation unless it is over."""
+        entry = self.status.formation
+        return None if entry is None or entry.is_over else entry
+
+    @property
+    def serials(self) -> frozenset[int]:
+        return frozenset(member.serial for member in self.members)
+
+    @cached_property
+    def everyone(self) -> tuple[Member, ...]:
+        """Places, crew, spares and strays, each pod once."""
+        known = {member.serial: member for member in (*self.crew, *self.members, *self.spares)}
+        strays = {pod.serial: _stray(pod, self.observed.sessions) for pod in self.strays if pod.serial not in known}
+        return tuple(member for _, member in sorted((strays | known).items()))
+
+    @cached_property
+    def furthest_step(self) -> int:
+        """The greatest step that the newest formation reported."""
+        entry = self.status.formation
+        if entry is None:
+            return 0
+        reported = [member.session.progress for member in self.crew if member.session is not None and member.session.progress is not None]
+        written = 0 if self.status.progress is None or entry.first_step_at is None else self.status.progress.step
+        return max((progress.step for progress in reported if progress.formation == entry.number), default=written)
+
+    @property
+    def is_placing(self) -> bool:
+        """Admitted, and not yet whole."""
+        return self.status.placement.placing_since is not None
+
+    @property
+    def is_past_training(self) -> bool:
+        """Node rank 0 publishes the adapter: it needs nobody else any more."""
+        session = self.crew[0].session if self.crew else None
+        return self.active is not None and session is not None and self.crew[0].is_connected and session.phase is MemberPhase.EXPORTING
+
+
+def look(observed: Observed, job: FineTuneJob) -> Gang:
+    """Bring together what was observed of one job."""
+    by_uid = {pod.uid: pod for pod in observed.pods}
+    by_serial = {pod.serial: pod for pod in observed.pods}
+    members: list[Member] = []
+    spares: list[Member] = []
+    for entry in job.status.members:
+        pod = by_uid.get(entry.uid) if entry.uid is not None else by_serial.get(entry.serial)
+        uid = entry.uid if pod is None else pod.uid
+        (spares if entry.is_spare else members).append(_member(job, entry.serial, uid, pod, observed.sessions))
+    listed = {member.serial: member for member in (*members, *spares)}
+    formation = job.status.formation
+    crew = []
+    for serial in formation.serials if formation is not None else ():
+        pod = by_serial.get(serial)
+        member = listed.get(serial) or _member(job, serial, None if pod is None else pod.uid, pod, observed.sessions)
+        crew.append(member if member.uid is not None else _vanished(member))
+    listed_uids = {member.uid for member in listed.values()}
+    strays = tuple(pod for pod in observed.pods if pod.uid not in listed_uids)
+    return Gang(observed=observed, job=job, members=tuple(members), crew=tuple(crew), strays=strays, spares=tuple(spares))
+
+
+def _member(job: FineTuneJob, serial: int, uid: str | None, pod: PodView | None, sessions: Iterable[Session]) -> Member:
+    session = next((session for session in sessions if session.member_uid == uid), None)
+    name = job.member_name(serial)
+    return Member(serial=serial, name=name, uid=uid, pod=pod, session=session, is_gone=uid is not None and pod is None)
+
+
+def _vanished(member: Member) -> Member:
+    """A member of a formation had a pod once."""
+    return Member(serial=member.serial, name=member.name, uid=None, pod=None, session=None, is_gone=True)
+
+
+def _stray(pod: PodView, sessions: Iterable[Session]) -> Member:
+    session = next((session for session in sessions if session.member_uid == pod.uid), None)
+    return Member(serial=pod.serial, name=pod.name, uid=pod.uid, pod=pod, session=session, is_gone=False)

@@ -1,0 +1,181 @@
+"""The places of a gang: replace a lost or leaving member, release a surplus one, create what is listed, clear what is not.
+
+A serial enters the status before its pod is created and leaves only when its pod was seen gone, ended, leaving or useless.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from finetune_contract.failures import FailureClass
+from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
+from finetune_operator.decide.answer import delete_pod, soonest
+from finetune_operator.decide.decision import DeleteMember, Event
+from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.remedy import count_outside
+from finetune_operator.decide.trouble import is_silent_end, is_unreachable, trouble_of_ended_pod, trouble_outside, unprepared
+
+KEPT_FAILED_PODS = 3
+MAX_SILENT_BACKOFF_SECONDS = 60
+MAX_REFUSED_BACKOFF_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembersAnswer:
+    """Intent and what follows from it for pods."""
+
+    status: JobStatus
+    create: tuple[int, ...] = ()
+    delete: tuple[DeleteMember, ...] = ()
+    events: tuple[Event, ...] = ()
+    look_again_seconds: float | None = None
+
+
+def keep_members(gang: Gang, status: JobStatus) -> MembersAnswer:
+    """The members rules one after another; `status` is what the formation rules left."""
+    answer = MembersAnswer(status=status.model_copy(update={"members": note_uids(gang), "silent_members": _silence_after(gang)}))
+    answer = replace_lost_and_leaving_members(gang, answer)
+    answer = release_surplus_members(gang, answer)
+    answer = fill_empty_places(gang, answer)
+    answer = hold_creations_that_were_refused(gang, answer)
+    return create_what_is_listed(gang, clear_what_is_not_listed(gang, answer))
+
+
+def note_uids(gang: Gang) -> tuple[MemberEntry, ...]:
+    """A uid is noted when its pod was seen, so that a later absence means that it is gone."""
+    spares = (MemberEntry(serial=spare.serial, uid=spare.uid, is_spare=True) for spare in gang.spares)
+    return (*(MemberEntry(serial=member.serial, uid=member.uid) for member in gang.members), *spares)
+
+
+def why_replaced(gang: Gang, member: Member) -> str | None:
+    """None for a member that stays."""
+    if member.uid is None:
+        return "its name belongs to somebody else" if member.serial in gang.observed.taken_serials else None
+    if not gang.observed.is_judging or gang.is_past_training:
+        return None
+    if member.is_gone:
+        return "its pod is gone"
+    if member.pod is not None and member.pod.is_over:
+        trouble = trouble_of_ended_pod(member, member.pod)
+        return "it has ended" if trouble is None else trouble.message.removeprefix(f"{member.name} was lost: ")
+    if member.is_leaving:
+        return "it was told to end"
+    if is_unreachable(gang, member):
+        return "neither the operator nor any of its peers can reach it"
+    failure = unprepared(member)
+    return None if failure is None else f"it could not prepare: {failure.message}"
+
+
+def replace_lost_and_leaving_members(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+    """At once, by a new serial: a replacement never waits for the old pod to vanish (make before break)."""
+    status, entries, events = answer.status, list(answer.status.members), list(answer.events)
+    last = status.last_serial
+    for member in gang.members:
+        why = why_replaced(gang, member)
+        if why is None:
+            continue
+        last += 1
+        entries = [entry for entry in entries if entry.serial != member.serial] + [MemberEntry(serial=last)]
+        status = count_a_loss(gang, status, member)
+        new_name = gang.job.member_name(last)
+        events.append(Event(type="Warning", reason="MemberLost", message=f"{member.name}: {why}; its replacement is {new_name}"))
+    status = status.model_copy(update={"members": tuple(entries), "last_serial": last})
+    return replace(answer, status=status, events=tuple(events))
+
+
+def release_surplus_members(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+    """Fewer nodes are wanted: those that train in no formation go first, then the youngest."""
+    entries = answer.status.places
+    surplus = len(entries) - gang.num_wanted
+    if surplus <= 0:
+        return answer
+    crew = {member.serial for member in gang.crew} if gang.active is not None else set()
+    youngest_first = sorted(entries, key=lambda entry: (entry.serial in crew, -entry.serial))
+    released = {entry.serial for entry in youngest_first[:surplus]}
+    kept = tuple(entry for entry in answer.status.members if entry.serial not in released)
+    return replace(answer, status=answer.status.model_copy(update={"members": kept}))
+
+
+def fill_empty_places(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+    status = answer.status
+    missing = gang.num_wanted - len(status.places)
+    if missing <= 0:
+        return answer
+    serials = range(status.last_serial + 1, status.last_serial + 1 + missing)
+    first = gang.job.member_name(serials[0])
+    names = first if missing == 1 else f"{first} to {gang.job.member_name(serials[-1])}"
+    event = Event(type="Normal", reason="MemberCreated", message=f"{missing} member{'s' if missing > 1 else ''}: {names}")
+    update = {"members": (*status.members, *(MemberEntry(serial=serial) for serial in serials)), "last_serial": serials[-1]}
+    return replace(answer, status=status.model_copy(update=update), events=(*answer.events, event))
+
+
+def hold_creations_that_were_refused(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+    """A running gang keeps what it has when a replacement is refused, says why, and tries again later."""
+    placement, words = answer.status.placement, gang.observed.last_applied_error
+    if words is not None and not is_a_spare_refused(gang):
+        attempts = placement.attempts + 1
+        until = gang.now + timedelta(seconds=min(5 * 2 ** (attempts - 1), MAX_REFUSED_BACKOFF_SECONDS))
+        placement = placement.model_copy(update={"attempts": attempts, "backoff_until": until, "why": words[:1024]})
+    elif placement.backoff_until is not None and all(entry.uid is not None for entry in answer.status.places):
+        placement = placement.model_copy(update={"attempts": 0, "backoff_until": None, "why": None})
+    return replace(answer, status=answer.status.model_copy(update={"placement": placement}))
+
+
+def clear_what_is_not_listed(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+    """Surplus pods go; a leaving member of the running formation stays until it is left; the last failed ones stay for their logs."""
+    listed = {entry.serial for entry in answer.status.members}
+    formation = answer.status.formation
+    crew = set(formation.serials) if formation is not None and not formation.is_over else set()
+    candidates = [*gang.strays, *(member.pod for member in gang.members if member.pod is not None and member.serial not in listed)]
+    live = [pod for pod in candidates if not pod.is_over and not pod.is_deleting and pod.serial not in crew]
+    failed = sorted((pod for pod in candidates if pod.is_over), key=lambda pod: pod.serial, reverse=True)
+    doomed = (*live, *(pod for pod in failed[KEPT_FAILED_PODS:] if not pod.is_deleting))
+    return replace(answer, delete=tuple(delete_pod(pod) for pod in doomed))
+
+
+def create_what_is_listed(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+    """One creation for each place whose pod was never seen; it may be repeated, because names are never used twice."""
+    missing = tuple(entry.serial for entry in answer.status.places if entry.uid is None)
+    if not missing:
+        return answer
+    silent_until = back_off_after(answer.status.silent_members)
+    wait = max(seconds_left(gang.now, silent_until), seconds_left(gang.now, answer.status.placement.backoff_until))
+    if wait > 0:
+        return replace(answer, look_again_seconds=soonest(answer.look_again_seconds, wait))
+    return replace(answer, create=missing)
+
+
+def _silence_after(gang: Gang) -> MemberFailures:
+    """Members that ended without a word are counted until one says hello."""
+    silent = gang.status.silent_members
+    if silent.count == 0 or silent.last_at is None:
+        return silent
+    heard = any(session.is_connected and session.changed_at > silent.last_at for session in gang.observed.sessions)
+    return MemberFailures() if heard else silent
+
+
+def count_a_loss(gang: Gang, status: JobStatus, member: Member) -> JobStatus:
+    """Losses outside of any formation: silent ends delay the next creation, crashes while preparing use up the budget."""
+    if is_silent_end(gang, member):
+        silent = status.silent_members
+        return status.model_copy(update={"silent_members": MemberFailures(count=silent.count + 1, last_at=gang.now)})
+    trouble = trouble_outside(gang, member)
+    if trouble is None or trouble.failure_class is FailureClass.USER_ERROR:
+        return status
+    return status.model_copy(update={"restarts": count_outside(status.restarts)})
+
+
+def is_a_spare_refused(gang: Gang) -> bool:
+    """Spares are created only when every place has its pod, so that a refusal is about the one or the other."""
+    is_about_a_spare = all(member.uid is not None for member in gang.members) and any(spare.uid is None for spare in gang.spares)
+    return gang.observed.last_applied_error is not None and is_about_a_spare
+
+
+def back_off_after(failures: MemberFailures) -> datetime | None:
+    """1, 2, 4 .. seconds after the last of so many in a row."""
+    if failures.count == 0 or failures.last_at is None:
+        return None
+    return failures.last_at + timedelta(seconds=min(2 ** (failures.count - 1), MAX_SILENT_BACKOFF_SECONDS))
+
+
+def seconds_left(now: datetime, until: datetime | None) -> float:
+    return 0.0 if until is None else max((until - now).total_seconds(), 0.0)

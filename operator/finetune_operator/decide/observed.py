@@ -1,0 +1,106 @@
+"""Everything one pass may know, as one frozen value. Nothing in here can wait, fail or change."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from finetune_contract.failures import FailureReport
+from finetune_contract.messages import MemberPhase, Output, Progress
+from finetune_contract.state import InputDigests, StateId
+from finetune_operator.api.job import FineTuneJob
+
+
+class PodPhase(StrEnum):
+    """Kubernetes' pod phases; a local process is RUNNING, SUCCEEDED or FAILED."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodView:
+    """A member as Kubernetes (or the process table) shows it."""
+
+    serial: int
+    uid: str
+    name: str
+    phase: PodPhase
+    created_at: datetime
+    node: str | None = None
+    is_deleting: bool = False
+    deletion_seconds: float | None = None  # grace left to a deleting pod, as Kubernetes says
+    unschedulable: str | None = None  # the scheduler's words
+    waiting: str | None = None  # "ImagePullBackOff: ..." while a container cannot start
+    disruption: str | None = None  # reason of the DisruptionTarget condition, or "Evicted", "NodeLost"
+    exit_code: int | None = None
+    is_oom_killed: bool = False
+    last_words: FailureReport | None = None  # parsed termination message
+    output: Output | None = None  # termination message of a member that published the adapter and ended by itself
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What the agent of one member said so far: its `hello`, updated by every later message."""
+
+    member_uid: str
+    is_connected: bool
+    changed_at: datetime  # connection made or lost
+    last_heard_at: datetime
+    contract_version: int
+    address: str
+    port: int
+    phase: MemberPhase
+    formation: int
+    snapshot: StateId | None
+    commit: StateId | None
+    commit_key: str | None
+    commit_num_bytes: int | None
+    inputs: InputDigests | None
+    progress: Progress | None
+    progressed_at: datetime | None  # when `progress` last advanced
+    failure: FailureReport | None
+    failed_formation: int | None
+    output: Output | None
+    resumed_step: int | None
+    leaving_until: datetime | None
+    warnings: tuple[tuple[str, str], ...] = ()  # (reason, message)
+    unreachable_peers: frozenset[str] = field(default_factory=frozenset)  # uids that answered no probe
+    probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineEntry:
+    """Another gang, as far as admission needs it. The line is ordered by (priority descending, age)."""
+
+    key: tuple[str, str]
+    uid: str
+    priority: int
+    created_at: datetime
+    is_placing: bool  # admitted, gang incomplete
+    has_unschedulable: bool
+    has_started: bool = False  # a running gang that lost a member: it never gives back
+    backoff_until: datetime | None = None  # it waits and lets others go first until then
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """The world of one pass. `line` holds all unfinished jobs that wait or are being placed, this one included, in order."""
+
+    now: datetime
+    job: FineTuneJob | None  # None: the job is gone
+    pods: tuple[PodView, ...] = ()
+    sessions: tuple[Session, ...] = ()
+    line: tuple[LineEntry, ...] = ()
+    term: int = 1
+    is_judging: bool = True  # False inside the reconnect window after the lease was taken
+    last_applied_error: str | None = None  # "403 exceeded quota ..." of the newest refused creation
+    trainer_image: str = ""
+    taken_serials: frozenset[int] = field(default_factory=frozenset)  # their names belong to somebody else
+    spec_errors: tuple[str, ...] = ()  # what the schema cannot say, each with its field path

@@ -1,0 +1,86 @@
+"""The last recoveries in status: begun when a formation ends, amended by better evidence, completed by the first new step."""
+
+from datetime import datetime, timedelta
+
+from finetune_contract.failures import PEER_LOST, FailureClass
+from finetune_operator.api.status import FormationEntry, JobStatus, Recovery
+from finetune_operator.decide.gang import Gang
+from finetune_operator.decide.trouble import Trouble
+
+KEPT = 10
+INSPECT_SECONDS = 1.0
+
+
+def of_formation(status: JobStatus, number: int) -> Recovery | None:
+    """The recovery that the end of this formation began; it is counted when the next formation starts."""
+    return next((recovery for recovery in status.recoveries if recovery.formation == number), None)
+
+
+def is_inspected(status: JobStatus, now: datetime) -> bool:
+    """A formation that hung is over, and its workers still write down where they stand."""
+    entry = status.formation
+    if entry is None or entry.over_at is None or now - entry.over_at >= timedelta(seconds=INSPECT_SECONDS):
+        return False
+    known = of_formation(status, entry.number)
+    return known is not None and known.failure_class == FailureClass.HANG
+
+
+def begin(status: JobStatus, gang: Gang, trouble: Trouble, *, detect_seconds: float | None = None) -> JobStatus:
+    entry = status.formation
+    assert entry is not None
+    record = Recovery(
+        formation=entry.number,
+        failure_class=trouble.failure_class,
+        reason=trouble.message[:1024],
+        member=None if trouble.member is None else trouble.member[:64],
+        at=gang.now,
+        detect_seconds=_since_last_step(gang) if detect_seconds is None else detect_seconds,
+    )
+    return status.model_copy(update={"recoveries": (*status.recoveries, record)[-KEPT:]})
+
+
+def amend(status: JobStatus, known: Recovery, trouble: Trouble) -> JobStatus:
+    """A crash turns out to be the loss of a member, or what its victims saw turns out to have a cause."""
+    better = known.model_copy(update={"failure_class": trouble.failure_class, "reason": trouble.message[:1024], "member": trouble.member})
+    return _swap(status, known, better)
+
+
+def is_of_a_victim(record: Recovery) -> bool:
+    return record.failure_class == FailureClass.INFRASTRUCTURE and PEER_LOST in record.reason
+
+
+def complete(status: JobStatus, begun: FormationEntry, now: datetime) -> JobStatus:
+    """`begun` has finished its first step: where did the seconds go?"""
+    record = status.recoveries[-1] if status.recoveries else None
+    if record is None or record.total_seconds is not None or record.formation >= begun.number:
+        return status
+    resumed = begun.resumed_step or 0
+    done = record.model_copy(
+        update={
+            "resumed_step": resumed,
+            "lost_steps": max(begun.furthest_step - resumed, 0),
+            "replace_seconds": _seconds(record.at, begun.ordered_at),
+            "start_seconds": _seconds(begun.ordered_at, now),
+            "total_seconds": _seconds(record.at, now),
+        }
+    )
+    return _swap(status, record, done)
+
+
+def trouble_of_record(record: Recovery) -> Trouble:
+    return Trouble(failure_class=FailureClass(record.failure_class), message=record.reason, member=record.member, weight=0)
+
+
+def _swap(status: JobStatus, old: Recovery, new: Recovery) -> JobStatus:
+    return status.model_copy(update={"recoveries": tuple(new if record is old else record for record in status.recoveries)})
+
+
+def _since_last_step(gang: Gang) -> float | None:
+    """Upper bound of the time to detection: nothing is known between the last reported step and now."""
+    sessions = [member.session for member in gang.crew if member.session is not None]
+    times = [session.progressed_at for session in sessions if session.progressed_at is not None]
+    return None if not times else _seconds(max(times), gang.now)
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return round((end - start).total_seconds(), 3)

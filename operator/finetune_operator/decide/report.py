@@ -1,0 +1,140 @@
+"""The report of one pass: the same status value that carries the intent, and events on transitions. A pass without news keeps the old one.
+
+Progress alone is written at most every 15 s; anything else is written at once, and progress with it.
+"""
+
+from datetime import datetime
+
+from finetune_contract.messages import Progress
+from finetune_operator.api.job import LABEL_JOB_UID
+from finetune_operator.api.status import CommitEntry, JobStatus, ProgressEntry
+from finetune_operator.decide.answer import Answer, soonest
+from finetune_operator.decide.columns import columns
+from finetune_operator.decide.conditions import ENDED, conditions
+from finetune_operator.decide.decision import Decision, Event
+from finetune_operator.decide.gang import Gang
+from finetune_operator.decide.goodput import advance
+
+PROGRESS_SECONDS = 15.0
+MAX_WARNED = 16
+
+
+def report(gang: Gang, answer: Answer) -> Decision:
+    """Status, events and the next look of a pass."""
+    old = gang.status
+    new = _told(gang, answer)
+    told = _warnings(gang, old)
+    new = new.model_copy(update={"warned": (*old.warned, *(event.reason for event in told))[-MAX_WARNED:]})
+    wait = _seconds_until_due(gang, old, new)
+    if wait is not None:
+        new = old
+    if new != old:
+        new = new.model_copy(update={"goodput": advance(old, new, gang.now)})
+    return Decision(
+        status=new,
+        create=answer.create,
+        delete=answer.delete,
+        orders=answer.orders,
+        events=(*answer.events, *told, *_checkpoint_saved(old, new)) if answer.verdict is None else (*told, *answer.events),
+        look_again_seconds=soonest(answer.look_again_seconds, wait),
+    )
+
+
+def _told(gang: Gang, answer: Answer) -> JobStatus:
+    status, old = answer.status, gang.status
+    is_over = answer.phase in ENDED
+    progress = _progress(gang, old.progress)
+    ready = {member.serial for member in gang.everyone if member.is_ready}
+    num_ready = old.ready_members if is_over else sum(entry.serial in ready for entry in status.places)
+    reported = {
+        "observed_generation": gang.job.metadata.generation,
+        "phase": answer.phase.value,
+        "conditions": conditions(gang, answer),
+        "progress": progress,
+        "last_commit": _last_commit(gang, old.last_commit),
+        "ready_members": num_ready,
+        "ready_spares": sum(entry.is_spare and entry.serial in ready for entry in status.members),
+        "selector": f"{LABEL_JOB_UID}={gang.job.metadata.uid}",
+        "columns": columns(
+            phase=answer.phase,
+            reason=answer.reason,
+            num_ready=num_ready,
+            num_wanted=gang.num_wanted,
+            progress=progress,
+            restarts=status.restarts,
+        ),
+    }
+    return status.model_copy(update=reported)
+
+
+def _progress(gang: Gang, old: ProgressEntry | None) -> ProgressEntry | None:
+    """Of the newest formation that reported a step; the moment stays while nothing else changes."""
+    said = [session.progress for session in gang.observed.sessions if session.progress is not None]
+    newest = max(said, key=lambda progress: (progress.formation, progress.step), default=None)
+    if newest is None:
+        return old
+    fresh = _entry(newest, gang.now)
+    if old is not None and fresh.model_copy(update={"updated_at": old.updated_at}) == old:
+        return old
+    return fresh
+
+
+def _entry(progress: Progress, now: datetime) -> ProgressEntry:
+    return ProgressEntry(**progress.model_dump(exclude={"type", "formation"}), updated_at=now)
+
+
+def _last_commit(gang: Gang, old: CommitEntry | None) -> CommitEntry | None:
+    said = [session for session in gang.observed.sessions if session.commit is not None]
+    newest = max(said, key=lambda session: session.commit.order if session.commit is not None else (0, 0), default=None)
+    if newest is None or newest.commit is None:
+        return old
+    if old is not None and newest.commit.order <= (old.formation, old.step):
+        return old
+    commit = newest.commit
+    return CommitEntry(
+        formation=commit.formation,
+        step=commit.step,
+        key=newest.commit_key or "",
+        num_bytes=newest.commit_num_bytes or 0,
+        at=gang.now,
+    )
+
+
+def _seconds_until_due(gang: Gang, old: JobStatus, new: JobStatus) -> float | None:
+    """None: write now (or nothing is new). Else only the quick numbers moved, and they were written a moment ago."""
+    if _without_numbers(old) != _without_numbers(new) or old == new:
+        return None
+    written = [] if old.progress is None else [old.progress.updated_at]
+    written += [] if old.last_commit is None else [old.last_commit.at]
+    if not written:
+        return None
+    left = PROGRESS_SECONDS - (gang.now - max(written)).total_seconds()
+    return left if left > 0 else None
+
+
+def _without_numbers(status: JobStatus) -> JobStatus:
+    """The status less what moves with every step; that there is any is kept."""
+    still = status.columns.model_copy(update={"step": "", "loss": "", "eta": ""})
+    return status.model_copy(
+        update={"progress": status.progress is not None, "last_commit": status.last_commit is not None, "columns": still}
+    )
+
+
+def _warnings(gang: Gang, old: JobStatus) -> tuple[Event, ...]:
+    """What members warned of, once for each reason."""
+    fresh: dict[str, str] = {}
+    for session in gang.observed.sessions:
+        fresh |= {reason: message for reason, message in session.warnings if reason not in old.warned and reason not in fresh}
+    return tuple(Event(type="Warning", reason=reason, message=message[:1000]) for reason, message in fresh.items())
+
+
+def _checkpoint_saved(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
+    """At most one in a minute."""
+    before, after = old.last_commit, new.last_commit
+    if after is None or after is before or (before is not None and _minute(before.at) == _minute(after.at)):
+        return ()
+    return (Event(type="Normal", reason="CheckpointSaved", message=f"step {after.step} is committed"),)
+
+
+def _minute(moment: datetime) -> int:
+    return int(moment.timestamp() // 60)

@@ -1,0 +1,108 @@
+"""A job that runs: admission is noted, formation and members answer, and the phase says in one line where it stands."""
+
+from datetime import timedelta
+
+from finetune_contract.messages import MemberPhase
+from finetune_operator.api.status import JobStatus
+from finetune_operator.decide import recoveries
+from finetune_operator.decide.admission import admit, seconds_until_timeout, why_no_room
+from finetune_operator.decide.answer import Answer, Phase, sentence_of, soonest
+from finetune_operator.decide.formation import form
+from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.line import is_unschedulable
+from finetune_operator.decide.members import keep_members
+from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.orders import orders_of_formation, probes
+from finetune_operator.decide.spares import fill_places_from_spares, keep_spares
+
+SILENT_SECONDS = 60.0
+PROBE_SECONDS = 1.0
+WATCH_SECONDS = 5.0  # a deadline may pass without anything that happens
+
+_PHASE_OF = {MemberPhase.EVALUATING: Phase.EVALUATING, MemberPhase.EXPORTING: Phase.EXPORTING}
+
+
+def run(gang: Gang) -> Answer:
+    """The answer for a job that may have members."""
+    gang, filled = fill_places_from_spares(gang)
+    status, admitted = admit(gang)
+    formed = form(gang, status)
+    kept = keep_spares(gang, keep_members(gang, formed.status))
+    asked = probes(gang)
+    phase, reason, message = where_it_stands(gang, kept.status)
+    return Answer(
+        status=kept.status,
+        phase=phase,
+        reason=reason,
+        message=message,
+        create=kept.create,
+        delete=kept.delete,
+        orders=orders_of_formation(gang, kept.status, formed.why) + asked,
+        events=admitted + filled + kept.events + formed.events,
+        look_again_seconds=soonest(
+            formed.look_again_seconds,
+            kept.look_again_seconds,
+            seconds_until_timeout(gang),
+            PROBE_SECONDS if asked or any(member.is_leaving for member in gang.crew) else WATCH_SECONDS,
+        ),
+    )
+
+
+def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
+    """Phase, reason and message; the message names what is waited for and holds no number that moves by itself."""
+    entry = status.formation
+    if entry is None or (entry.is_over and recoveries.of_formation(status, entry.number) is None):
+        return (Phase.PREPARING, *_what_is_waited_for(gang, status))
+    if entry.is_over:
+        reason, message = _what_is_waited_for(gang, status)
+        return Phase.RECOVERING, reason, f"{status.recoveries[-1].reason}; {message}"[:1024]
+    nodes = f"formation {entry.number} of {len(entry.serials)} member{'s' if len(entry.serials) > 1 else ''}"
+    if entry.first_step_at is None:
+        pending = status.recoveries[-1] if status.recoveries else None
+        if pending is not None and pending.total_seconds is None:
+            return Phase.RECOVERING, "Starting", f"{pending.reason}; {nodes} starts"[:1024]
+        return Phase.STARTING, "Starting", f"{nodes} starts"
+    session = gang.crew[0].session if gang.crew and gang.active is not None and gang.active.number == entry.number else None
+    phase = Phase.TRAINING if session is None else _PHASE_OF.get(session.phase, Phase.TRAINING)
+    blocked = _what_blocks(gang, status)
+    if blocked is not None:
+        return phase, blocked[0], f"{nodes} trains; {blocked[1]}"
+    return phase, phase.value, f"{nodes} trains"
+
+
+def _what_is_waited_for(gang: Gang, status: JobStatus) -> tuple[str, str]:
+    blocked = _what_blocks(gang, status)
+    if blocked is not None:
+        return blocked
+    missing = tuple(member for member in gang.members if not member.is_ready)
+    if not gang.members or any(member.pod is None for member in missing):
+        return "Creating", f"{len(status.places)} members are being created"
+    if missing:
+        return "Preparing", f"{sentence_of(missing)} fetch model and data"
+    return "Starting", "the gang is ready"
+
+
+def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
+    """What somebody may have to do something about."""
+    pods = [member.pod for member in gang.members if member.pod is not None]
+    if status.placement.why is not None:
+        return "Refused", f"the cluster refused a member: {status.placement.why}"
+    if any(is_unschedulable(pod) for pod in pods):
+        return "Unschedulable", why_no_room(gang)
+    stuck = next((pod for pod in pods if pod.waiting is not None and not pod.is_over), None)
+    if stuck is not None:
+        return "ContainerWaiting", f"{stuck.name}: {stuck.waiting}"
+    silent = tuple(member for member in gang.members if _is_silent(gang, member))
+    if silent:
+        advice = "check that its pods reach the Service finetune-channel on its port, and that no NetworkPolicy is in between"
+        return "MembersSilent", f"{sentence_of(silent)} run but never reached the operator; {advice}"
+    if status.silent_members.count > 0:
+        return "MembersEndSilently", f"{status.silent_members.count} members ended before they reached the operator; see their logs"
+    return None
+
+
+def _is_silent(gang: Gang, member: Member) -> bool:
+    pod = member.pod
+    if pod is None or member.session is not None or pod.phase is not PodPhase.RUNNING or pod.is_deleting:
+        return False
+    return gang.observed.is_judging and gang.now - pod.created_at >= timedelta(seconds=SILENT_SECONDS)

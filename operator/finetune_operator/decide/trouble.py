@@ -1,0 +1,171 @@
+"""Why a formation cannot go on, on positive evidence only, and which of several reports explains it. It counts nothing."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from finetune_contract.failures import ExitCode, FailureClass, FailureReport, is_peer_lost
+from finetune_contract.messages import MemberPhase
+from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.observed import PodPhase, PodView, Session
+
+UNREACHABLE_SECONDS = 3.0
+STALL_STEPS = 3
+STALL_SECONDS = 30.0  # a busy machine must not look like a hang; agents see a silent worker earlier by its beat
+LEAVE_MARGIN_SECONDS = 3.0  # a formation is re-made so long before its leaving member ends
+
+_LOSS, _CAUSE, _STALL, _VICTIM = range(4)  # the smaller explains more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """One piece of evidence. `is_victim`: somebody else ended first."""
+
+    failure_class: FailureClass
+    message: str
+    member: str | None
+    weight: int
+
+    @property
+    def is_victim(self) -> bool:
+        return self.weight == _VICTIM
+
+
+def trouble_of(gang: Gang) -> Trouble | None:
+    """The evidence that explains best why the newest formation ended; None while nothing speaks against it."""
+    entry = gang.status.formation
+    if entry is None or not gang.observed.is_judging:
+        return None
+    alone = gang.is_past_training
+    found = [trouble for member in gang.crew[:1] if alone for trouble in _evidence(gang, member, entry.number)]
+    if not alone:
+        found = [trouble for member in gang.crew for trouble in _evidence(gang, member, entry.number)]
+    best = min(found, key=lambda trouble: trouble.weight, default=None)
+    if best is not None and best.is_victim:
+        leaving = next((member for member in gang.crew if member.is_leaving), None)
+        return best if leaving is None else _leaving(leaving)
+    return best
+
+
+def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
+    session = member.session
+    if member.is_gone:
+        return [_disrupted(member, "its pod is gone")]
+    if member.pod is not None and member.pod.is_over:
+        ended = trouble_of_ended_pod(member, member.pod)
+        return [] if ended is None else [ended]
+    found = []
+    if session is not None and session.failure is not None and _failed_in(session, formation):
+        found.append(_reported(member, session.failure))
+    if gang.active is not None and _is_out_of_time(gang, member):
+        found.append(_leaving(member))
+    if gang.active is not None and is_unreachable(gang, member):
+        found.append(_disrupted(member, "neither the operator nor any of its peers can reach it"))
+    if gang.active is not None and _is_stalled(gang, member, formation):
+        found.append(_stalled(gang, member))
+    return found
+
+
+def _failed_in(session: Session, formation: int) -> bool:
+    """It said so, or a hello found it failed: what ended while the channel was down may read like the failure before."""
+    return session.failed_formation == formation or (session.phase is MemberPhase.FAILED and session.formation == formation)
+
+
+def trouble_of_ended_pod(member: Member, pod: PodView) -> Trouble | None:
+    """None for a pod that ended with its work done."""
+    if pod.phase is PodPhase.SUCCEEDED or pod.exit_code == ExitCode.FINISHED:
+        return None
+    if pod.disruption is not None:
+        return _disrupted(member, f"its pod was ended ({pod.disruption})")
+    if pod.is_oom_killed:
+        message = f"{member.name} was killed for using more memory than its limit"
+        return Trouble(failure_class=FailureClass.OUT_OF_MEMORY, message=message, member=member.name, weight=_CAUSE)
+    if pod.is_deleting or pod.exit_code == ExitCode.LEAVING:
+        return _disrupted(member, "its pod was told to end")
+    if pod.last_words is not None:
+        return _reported(member, pod.last_words)
+    code = "" if pod.exit_code is None else f" with exit code {pod.exit_code}"
+    message = f"{member.name} ended{code}"
+    return Trouble(failure_class=FailureClass.INFRASTRUCTURE, message=message, member=member.name, weight=_CAUSE)
+
+
+def trouble_outside(gang: Gang, member: Member) -> Trouble | None:
+    """A crash that no formation counts: the member could not prepare, or ended by itself before it took part."""
+    if (failure := unprepared(member)) is not None:
+        return _reported(member, failure)
+    if member.pod is None or not member.pod.is_over or member.serial in {other.serial for other in gang.crew}:
+        return None
+    trouble = trouble_of_ended_pod(member, member.pod)
+    return None if trouble is None or trouble.failure_class is FailureClass.DISRUPTED else trouble
+
+
+def unprepared(member: Member) -> FailureReport | None:
+    """The failure of a member that has no inputs and makes no further attempt."""
+    session = member.session
+    if session is None or session.inputs is not None or session.phase is not MemberPhase.FAILED:
+        return None
+    return session.failure
+
+
+def is_silent_end(gang: Gang, member: Member) -> bool:
+    """It ended, or is about to, without a word to anybody; whoever took part in a formation has spoken."""
+    if member.session is not None or member.serial in {other.serial for other in gang.crew}:
+        return False
+    return (member.is_ended or member.is_leaving) and (member.pod is None or member.pod.last_words is None)
+
+
+def is_unreachable(gang: Gang, member: Member) -> bool:
+    """Its channel is down and every connected peer that was asked cannot reach it."""
+    session = member.session
+    if session is None or session.is_connected or member.is_ended or not gang.observed.is_judging:
+        return False
+    if gang.now - session.changed_at < timedelta(seconds=UNREACHABLE_SECONDS):
+        return False
+    peers = [peer.session for peer in gang.crew if peer.is_connected and peer.session is not None]
+    return bool(peers) and all(member.uid in peer.unreachable_peers for peer in peers)
+
+
+def _is_out_of_time(gang: Gang, member: Member) -> bool:
+    until = None if member.session is None else member.session.leaving_until
+    return until is not None and gang.now >= until - timedelta(seconds=LEAVE_MARGIN_SECONDS)
+
+
+def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:
+    """A connected node rank 0 that trains and reports no step."""
+    session, progress = member.session, None if member.session is None else member.session.progress
+    if session is None or progress is None or not session.is_connected or member is not gang.crew[0]:
+        return False
+    if session.phase is not MemberPhase.TRAINING or progress.formation != formation or session.progressed_at is None:
+        return False
+    if progress.step >= progress.total_steps:
+        return False
+    limit = max(STALL_STEPS * progress.step_seconds, STALL_SECONDS)
+    return gang.now - session.progressed_at >= timedelta(seconds=limit)
+
+
+def _reported(member: Member, report: FailureReport) -> Trouble:
+    if report.failure_class is FailureClass.DISRUPTED:
+        return _disrupted(member, report.message)
+    rank = "" if report.rank is None else f"rank {report.rank} on "
+    weight = _VICTIM if is_peer_lost(report) else _CAUSE
+    # Which rank met the user's error first says nothing about it.
+    place = "" if report.failure_class is FailureClass.USER_ERROR else f"{rank}{member.name}: "
+    message = f"{place}{report.message}"
+    return Trouble(failure_class=report.failure_class, message=message, member=member.name, weight=weight)
+
+
+def _disrupted(member: Member, why: str) -> Trouble:
+    return Trouble(failure_class=FailureClass.DISRUPTED, message=f"{member.name} was lost: {why}", member=member.name, weight=_LOSS)
+
+
+def _leaving(member: Member) -> Trouble:
+    return _disrupted(member, "it was told to end")
+
+
+def _stalled(gang: Gang, member: Member) -> Trouble:
+    session = member.session
+    assert session is not None
+    assert session.progressed_at is not None
+    assert session.progress is not None
+    seconds, usual = (gang.now - session.progressed_at).total_seconds(), session.progress.step_seconds
+    message = f"no step was finished for {seconds:.0f} s after step {session.progress.step} (a step takes {usual:.1f} s)"
+    return Trouble(failure_class=FailureClass.HANG, message=message, member=member.name, weight=_STALL)

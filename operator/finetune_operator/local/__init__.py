@@ -1,0 +1,1 @@
+"""The local run: the same reconcile over processes of one machine."""

@@ -1,0 +1,42 @@
+"""`finetune run`: one job on this machine, from its YAML to an exit code. Light to import: what it runs is loaded when it runs.
+
+Exit codes: 0 Complete, 1 Failed, 2 the YAML is invalid, 130 interrupted.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML with one FineTuneJob")
+    parser.add_argument("--members", type=_count, metavar="N", help="train with N members, whatever resources.nodes says")
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="put checkpoints and adapter into folders below DIR instead of their places"
+    )
+    parser.add_argument(
+        "--work-dir", type=Path, metavar="DIR", help="keep status and logs here (default: a fresh folder in the user's cache)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the members' scratch files, for a look at them")
+    parser.add_argument("--plain", action="store_true", help="lines instead of a live table")
+
+
+def run_from_arguments(arguments: argparse.Namespace) -> int:
+    """Read, check, run, sum up."""
+    from finetune_operator.local.command import RunOptions, run_file
+
+    options = RunOptions(
+        file=arguments.file,
+        num_members=arguments.members,
+        store=arguments.store,
+        work=arguments.work_dir,
+        keeps_scratch=arguments.keep,
+        is_plain=arguments.plain,
+    )
+    return run_file(options, os.environ)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 1 to 256")
+    return int(text)

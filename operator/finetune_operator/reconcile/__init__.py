@@ -1,0 +1,1 @@
+"""One pass: observe, decide, apply, report, over ports that pods or local processes implement."""

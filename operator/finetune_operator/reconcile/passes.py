@@ -1,0 +1,207 @@
+"""One pass over one job: observe, decide, apply, report, in this order, each once. All judgement is in `decide`.
+
+Intent is written before anything follows from it; whatever fails in between is found again by the next pass.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Protocol
+
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.rules import check_spec
+from finetune_operator.decide.chain import decide
+from finetune_operator.decide.decision import Decision, Event
+from finetune_operator.decide.line import line_entry
+from finetune_operator.decide.observed import Observed
+from finetune_operator.reconcile.line import Line
+from finetune_operator.reconcile.ports import Agents, Clock, Conflict, Created, Gone, Jobs, Key, Members, NameTaken, Refused
+from finetune_operator.reconcile.queue import KeyedQueue
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSettings:
+    """`reconnect_seconds`: after the lease was taken, agents have so long to say hello before anything is judged."""
+
+    trainer_image: str
+    reconnect_seconds: float = 10.0
+    num_workers: int = 16
+    is_local: bool = False
+
+
+class Recorder(Protocol):
+    """Counts passes and events for metrics."""
+
+    def record_pass(self, seconds: float, result: str) -> None: ...
+
+    def record_decision(self, job: FineTuneJob, decision: Decision) -> None: ...
+
+    def record_event(self, event: Event) -> None: ...
+
+
+class Reconciler:
+    """`wake` puts a job into the queue; `run_workers` works until it is stopped. Only the holder of the lease runs it."""
+
+    def __init__(
+        self, *, members: Members, agents: Agents, jobs: Jobs, clock: Clock, settings: PassSettings, recorder: Recorder | None = None
+    ) -> None:
+        self._members, self._agents, self._jobs, self._clock = members, agents, jobs, clock
+        self._settings, self._recorder = settings, recorder
+        self.queue = KeyedQueue(seconds=time.monotonic, random=Random())
+        self._line = Line()
+        self._last_seen: dict[Key, FineTuneJob] = {}
+        self._refused: dict[str, str] = {}  # by job uid: the newest refusal that no pass has answered yet
+        self._taken: dict[str, frozenset[int]] = {}  # by job uid: serials whose names belong to somebody else
+        self._term = 1
+        self._judges_from = clock.now()
+
+    def lead(self, term: int) -> None:
+        """The lease was taken: orders carry `term`, and agents get time to reconnect."""
+        self._term = term
+        self._judges_from = self._clock.now() + timedelta(seconds=self._settings.reconnect_seconds)
+        known = self._jobs.keys()
+        for key in known:
+            job = self._jobs.get(key)
+            if job is not None:
+                self._line.update(key, line_entry(job, self._members.observe(job.metadata.uid), self._clock.now()))
+
+    def wake(self, key: Key) -> None:
+        self.queue.add(key)
+
+    async def run_workers(self, stop: asyncio.Event) -> None:
+        """Work on the queue until `stop`; a pass that has begun is finished."""
+        known = self._jobs.keys()
+        for key in known:
+            self.wake(key)
+        timer = asyncio.create_task(self.queue.run_timer(), name="queue timer")
+        workers = [asyncio.create_task(self._work(), name=f"pass worker {number}") for number in range(self._settings.num_workers)]
+        try:
+            await stop.wait()
+        finally:
+            for task in (timer, *workers):
+                task.cancel()
+            await asyncio.gather(timer, *workers, return_exceptions=True)
+
+    async def run_pass(self, key: Key) -> float | None:
+        """One pass; seconds after which the job has to be looked at again at the latest."""
+        job = self._jobs.get(key)
+        before = self._last_seen.get(key)
+        if before is not None and (job is None or job.metadata.uid != before.metadata.uid):
+            await self._forget(key, before)
+        if job is None:
+            return None
+        self._last_seen[key] = job
+        observed = self._observe(job)
+        decision = decide(observed)
+        wait = await self._apply(job, decision)
+        if self._recorder is not None:
+            self._recorder.record_decision(job, decision)
+        return wait
+
+    def _observe(self, job: FineTuneJob) -> Observed:
+        uid, now = job.metadata.uid, self._clock.now()
+        pods = self._members.observe(uid)
+        self._stand_in_line(job.key, job)
+        errors = check_spec(job, is_local=self._settings.is_local) if job.status.pinned is None else ()
+        return Observed(
+            now=now,
+            job=job,
+            pods=pods,
+            sessions=self._agents.observe(uid),
+            line=self._line.ordered(),
+            term=self._term,
+            is_judging=now >= self._judges_from,
+            last_applied_error=self._refused.get(uid),
+            trainer_image=self._settings.trainer_image,
+            taken_serials=self._taken.get(uid, frozenset()),
+            spec_errors=tuple(str(error) for error in errors),
+        )
+
+    async def _apply(self, job: FineTuneJob, decision: Decision) -> float | None:
+        uid = job.metadata.uid
+        if decision.status != job.status:
+            outcome = await self._jobs.write_status(job, decision.status)
+            if isinstance(outcome, Conflict):
+                return 0.0
+            if isinstance(outcome, Gone):
+                await self._forget(job.key, job)
+                return None
+            job = self._last_seen[job.key] = outcome.job
+            self._stand_in_line(job.key, job)
+        self._refused.pop(uid, None)
+        is_done = await self._create(job, decision)
+        for doomed in decision.delete:
+            await self._members.delete(job, doomed.uid, doomed.name, doomed.grace_seconds)
+        for order in decision.orders:
+            self._agents.send(order.member_uid, order.order)
+        for event in decision.events:
+            await self._jobs.record(job, event)
+            if self._recorder is not None:
+                self._recorder.record_event(event)
+        return decision.look_again_seconds if is_done else 0.0
+
+    async def _create(self, job: FineTuneJob, decision: Decision) -> bool:
+        """False if an answer has to be decided upon at once. The rest of a refused gang is not asked for."""
+        uid, is_done = job.metadata.uid, True
+        for serial in decision.create:
+            answer = await self._members.create(job, serial)
+            match answer:
+                case Created():
+                    log.info("member created", extra=_fields(job, member=job.member_name(serial)))
+                case NameTaken():
+                    self._taken[uid] = self._taken.get(uid, frozenset()) | {serial}
+                    is_done = False
+                case Refused():
+                    log.info("member refused: %s", answer.message, extra=_fields(job, member=job.member_name(serial)))
+                    self._refused[uid] = answer.message
+                    return False
+        return is_done
+
+    async def _forget(self, key: Key, job: FineTuneJob) -> None:
+        """The job is gone: its members go, and nothing of it is kept here."""
+        uid = job.metadata.uid
+        pods = self._members.observe(uid)
+        decision = decide(Observed(now=self._clock.now(), job=None, pods=pods))
+        for doomed in decision.delete:
+            await self._members.delete(job, doomed.uid, doomed.name, doomed.grace_seconds)
+        for member_uid in {pod.uid for pod in pods} | {session.member_uid for session in self._agents.observe(uid)}:
+            self._agents.forget(member_uid)
+        self._last_seen.pop(key, None)
+        self._refused.pop(uid, None)
+        self._taken.pop(uid, None)
+        self._stand_in_line(key, None)
+        self.queue.forget(key)
+
+    def _stand_in_line(self, key: Key, job: FineTuneJob | None) -> None:
+        entry = None if job is None else line_entry(job, self._members.observe(job.metadata.uid), self._clock.now())
+        if self._line.update(key, entry):
+            for other in self._line.others(key):
+                self.wake(other)
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.take()
+            started = time.monotonic()
+            result = "error"
+            try:
+                wait = await self.run_pass(key)
+                result = "ok" if wait != 0.0 else "again"
+                self.queue.note_success(key)
+                if wait is not None:
+                    self.queue.add_after(key, wait)
+            except Exception:
+                log.exception("a pass failed", extra={"namespace": key[0], "job": key[1]})
+                self.queue.add_failed(key)
+            finally:
+                self.queue.done(key)
+                if self._recorder is not None:
+                    self._recorder.record_pass(time.monotonic() - started, result)
+
+
+def _fields(job: FineTuneJob, *, member: str) -> dict[str, str]:
+    return {"namespace": job.metadata.namespace, "job": job.metadata.name, "member": member}

@@ -1,0 +1,87 @@
+"""What a pass needs of the world; pods and local processes each implement it, and the story tests a third time in memory."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from finetune_contract.messages import Commit, Exit, Inspect, Probe, Start, Stop
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.status import JobStatus
+from finetune_operator.decide.decision import Event
+from finetune_operator.decide.observed import PodView, Session
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Created:
+    """The pod exists and is ours; `uid` is its uid (also after AlreadyExists with our owner uid)."""
+
+    uid: str
+
+
+@dataclass(frozen=True)
+class NameTaken:
+    """Somebody else owns that name: the next serial is taken."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Quota, LimitRange, Pod Security, admission: 403/422 with the server's words."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """The status write went through; `job` is the newest object."""
+
+    job: FineTuneJob
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Somebody wrote in between (409): observe again."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """404 or another uid: the job is gone."""
+
+
+class Members(Protocol):
+    """Pods of a cluster, or processes of one machine."""
+
+    def observe(self, job_uid: str) -> tuple[PodView, ...]: ...
+
+    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused: ...
+
+    async def delete(self, job: FineTuneJob, uid: str, name: str, grace_seconds: int | None) -> None: ...
+
+
+class Agents(Protocol):
+    """Sessions of agents, and orders to them. `send` never waits for an answer; an order to an absent agent is dropped."""
+
+    def observe(self, job_uid: str) -> tuple[Session, ...]: ...
+
+    def send(self, member_uid: str, order: Start | Stop | Commit | Probe | Inspect | Exit) -> None: ...
+
+    def forget(self, member_uid: str) -> None: ...
+
+
+class Jobs(Protocol):
+    """FineTuneJobs: read from a cache, status written by compare-and-swap on (uid, resourceVersion)."""
+
+    def get(self, key: Key) -> FineTuneJob | None: ...
+
+    def keys(self) -> tuple[Key, ...]: ...
+
+    async def write_status(self, job: FineTuneJob, status: JobStatus) -> Written | Conflict | Gone: ...
+
+    async def record(self, job: FineTuneJob, event: Event) -> None: ...
+
+
+class Clock(Protocol):
+    """UTC now, with time zone."""
+
+    def now(self) -> datetime: ...

@@ -1,0 +1,204 @@
+"""Model and data come from everywhere with the same digest, and what is wrong with them is told in the user's words."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import boto3
+import pytest
+from tests.agent.builders import a_config, write_inputs
+from tests.agent.fake_hub import COMMIT, MODEL, a_hub
+from tests.agent.members import Member, write_config
+from tests.agent.object_stores import an_error, serving, write_credentials
+
+from finetune_agent.digests import combine
+from finetune_agent.publish import publish
+from finetune_agent.settings import read_settings
+from finetune_agent.stores import FolderStore, StoreUnavailable
+from finetune_agent.transfer import Transfer
+from finetune_agent.transfer_messages import TransferDone, TransferFailed, parse_transfer_report
+from finetune_agent.upload_messages import Publish
+from finetune_contract.config import CheckpointConfig, DatasetConfig, JobIdentity, ModelConfig, OutputConfig, StorageConfig
+from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.messages import Warned
+
+
+def a_transfer(folder, config, tell=lambda report: None) -> Transfer:
+    write_inputs(folder)
+    keys = write_credentials(folder / "keys")
+    member = Member(uid="m", folder=folder / "m", config_path=folder, channel=folder, FINETUNE_CREDENTIALS_DIR=str(keys))
+    return Transfer(config=config, settings=read_settings(member.environment), tell=tell, random=Random(0))
+
+
+def s3_config(folder, endpoint, bucket, **changes):
+    values = {
+        "model": ModelConfig(uri=f"s3://{bucket}/models/tiny", revision=None),
+        "dataset": DatasetConfig(uri=f"s3://{bucket}/rows.jsonl", eval_uri=None, eval_fraction=0.0, format="auto"),
+        "checkpoint": CheckpointConfig(uri=f"s3://{bucket}/ckpt", keep=2, min_interval_seconds=0.0),
+        "output": OutputConfig(uri=f"s3://{bucket}/adapter", if_exists="Fail"),
+        "storage": StorageConfig(endpoint=endpoint, region="us-east-1"),
+    }
+    return a_config(folder, **(values | changes))
+
+
+def upload(folder, endpoint, bucket) -> None:
+    write_inputs(folder)
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="secret")
+    for name in ("config.json", "model.safetensors"):
+        client.put_object(Bucket=bucket, Key=f"models/tiny/{name}", Body=(folder / "model" / name).read_bytes())
+    client.put_object(Bucket=bucket, Key="models/tiny/notes.md", Body=b"not of the model")
+    client.put_object(Bucket=bucket, Key="rows.jsonl", Body=(folder / "rows.jsonl").read_bytes())
+
+
+def test_a_folder_and_a_bucket_with_the_same_bytes_have_the_same_digests(tmp_path, s3_endpoint, s3_bucket):
+    upload(tmp_path, s3_endpoint, s3_bucket)
+    in_place = a_transfer(tmp_path, a_config(tmp_path)).run().inputs
+    fetched = a_transfer(tmp_path, s3_config(tmp_path, s3_endpoint, s3_bucket)).run().inputs
+    assert fetched.digests == in_place.digests
+    assert in_place.model_dir == str(tmp_path / "model")
+    assert sorted(os.listdir(fetched.model_dir)) == [".finetune-complete.json", "config.json", "model.safetensors"]
+
+
+def test_what_is_complete_in_the_cache_is_not_fetched_again(tmp_path, s3_endpoint, s3_bucket):
+    upload(tmp_path, s3_endpoint, s3_bucket)
+    config = s3_config(tmp_path, s3_endpoint, s3_bucket)
+    first = a_transfer(tmp_path, config).run().inputs
+    client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1", aws_access_key_id="t", aws_secret_access_key="s")
+    client.delete_object(Bucket=s3_bucket, Key="rows.jsonl")
+    assert a_transfer(tmp_path, config).run().inputs == first
+
+
+def test_a_changed_byte_changes_the_digest(tmp_path):
+    before = a_transfer(tmp_path, a_config(tmp_path)).run().inputs.digests
+    transfer = a_transfer(tmp_path, a_config(tmp_path))
+    (tmp_path / "model/model.safetensors").write_bytes(b"weightS")
+    after = transfer.run().inputs.digests
+    assert (before.model != after.model, before.dataset == after.dataset) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"model": ModelConfig(uri="file:///nowhere", revision=None)}, "spec.model.uri: file:///nowhere is not a folder; wanted"),
+        (
+            {"dataset": DatasetConfig(uri="file:///no.jsonl", eval_uri=None, eval_fraction=0, format="auto")},
+            "spec.dataset.uri: file:///no.jsonl does not exist; wanted",
+        ),
+        ({"model": ModelConfig(uri="pvc://claim/model", revision=None)}, "spec.model.uri: the claim claim is not mounted"),
+        ({"output": OutputConfig(uri="hf://owner/adapter", if_exists="Fail")}, "spec.output.uri: an hf:// place can be read only"),
+    ],
+)
+def test_a_place_on_this_machine_that_is_wrong_is_named(changes, wanted, tmp_path):
+    with pytest.raises(TrainingError) as caught:
+        a_transfer(tmp_path, a_config(tmp_path, **changes)).run()
+    assert caught.value.failure_class is FailureClass.USER_ERROR
+    assert caught.value.message.startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"model": ModelConfig(uri="s3://BUCKET/nothing", revision=None)}, "spec.model.uri: there is no model at s3://BUCKET/nothing"),
+        (
+            {"dataset": DatasetConfig(uri="s3://BUCKET/no.jsonl", eval_uri=None, eval_fraction=0, format="auto")},
+            "spec.dataset.uri: s3://BUCKET/no.jsonl does not exist",
+        ),
+        (
+            {"checkpoint": CheckpointConfig(uri="s3://no-such-bucket/x", keep=2, min_interval_seconds=0)},
+            'spec.checkpoint.uri: there is no bucket "no-such-bucket"',
+        ),
+    ],
+)
+def test_a_place_in_s3_that_is_wrong_is_named(changes, wanted, tmp_path, s3_endpoint, s3_bucket):
+    upload(tmp_path, s3_endpoint, s3_bucket)
+    config = s3_config(tmp_path, s3_endpoint, s3_bucket, **changes)
+    config = type(config).model_validate_json(config.model_dump_json().replace("BUCKET", s3_bucket))
+    with pytest.raises(TrainingError, match=wanted.replace("BUCKET", s3_bucket)) as caught:
+        a_transfer(tmp_path, config).run()
+    assert caught.value.failure_class is FailureClass.USER_ERROR
+
+
+def test_a_wrong_secret_names_the_secret_not_the_place(tmp_path):
+    with serving(an_error(403, "SignatureDoesNotMatch")) as endpoint, pytest.raises(TrainingError) as caught:
+        a_transfer(tmp_path, s3_config(tmp_path, endpoint, "models")).run()
+    assert caught.value.message.startswith("spec.storage.secretName: http://")
+    assert "secret" not in caught.value.message.replace("secretName", "")
+
+
+def test_a_store_that_is_away_is_waited_for_with_one_warning(tmp_path):
+    told: list = []
+    answers = [StoreUnavailable("503"), StoreUnavailable("503"), "rows"]
+
+    def attempt() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert a_transfer(tmp_path, a_config(tmp_path), told.append)._try("spec.dataset.uri", attempt) == "rows"
+    assert [report.reason for report in told if isinstance(report, Warned)] == ["StorageUnavailable"]
+
+
+def publish_into(folder, uid: str, config) -> None:
+    (folder / "out").mkdir(exist_ok=True)
+    (folder / "out/adapter_model.safetensors").write_bytes(b"weights")
+    other = config.model_copy(update={"job": JobIdentity(name="other", namespace="team-a", uid=uid)})
+    publish(FolderStore(folder / "adapter"), other, Publish(id=1, folder=str(folder / "out"), formation=1, step=9))
+
+
+def test_an_adapter_of_this_job_that_is_there_already_is_the_end(tmp_path):
+    config = a_config(tmp_path)
+    publish_into(tmp_path, config.job.uid, config)
+    done = a_transfer(tmp_path, config).run()
+    assert (done.output.step, done.output.already_present) == (9, False)
+
+
+def test_an_equal_adapter_is_skipped_refused_or_overwritten_as_told(tmp_path):
+    publish_into(tmp_path, "other", a_config(tmp_path))
+
+    def run(if_exists: str) -> TransferDone:
+        return a_transfer(tmp_path, a_config(tmp_path, output=OutputConfig(uri=f"file://{tmp_path}/adapter", if_exists=if_exists))).run()
+
+    assert run("Skip").output.already_present
+    assert run("Overwrite").output is None
+    with pytest.raises(TrainingError, match=r"spec.output.uri: .* already holds an adapter of the same configuration"):
+        run("Fail")
+
+
+def run_child(folder, config, endpoint: str) -> list:
+    write_inputs(folder)
+    member = Member(uid="m", folder=folder / "m", config_path=write_config(folder, config), channel=folder, HF_ENDPOINT=endpoint)
+    member.environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
+    child = subprocess.run(command, env=member.environment, stdout=subprocess.PIPE, check=True, timeout=30)
+    return [parse_transfer_report(line) for line in child.stdout.splitlines()]
+
+
+def test_a_model_and_rows_from_a_hub_come_with_the_commit_and_without_other_weights(tmp_path):
+    dataset = DatasetConfig(uri="hf://owner/rows", eval_uri=None, eval_fraction=0, format="auto")
+    config = a_config(tmp_path, model=ModelConfig(uri="hf://owner/tiny", revision="main"), dataset=dataset)
+    with a_hub() as endpoint:
+        done = run_child(tmp_path, config, endpoint)[-1]
+    assert isinstance(done, TransferDone)
+    assert done.inputs.digests.model_revision == COMMIT
+    wanted = {name: data for name, data in MODEL.items() if name != "pytorch_model.bin"}
+    assert done.inputs.digests.model == combine({name: hashlib.sha256(data).hexdigest() for name, data in wanted.items()})
+    assert Path(done.inputs.dataset_file).read_text() == '{"text": "one"}\n'
+
+
+@pytest.mark.parametrize(
+    ("uri", "revision", "wanted"),
+    [
+        ("hf://owner/nothing", None, "spec.model.uri: hf://owner/nothing does not exist at http://"),
+        ("hf://owner/tiny", "v9", 'spec.model.uri: hf://owner/tiny has no revision "v9"'),
+    ],
+)
+def test_what_the_hub_does_not_have_is_named(uri, revision, wanted, tmp_path):
+    with a_hub() as endpoint:
+        failed = run_child(tmp_path, a_config(tmp_path, model=ModelConfig(uri=uri, revision=revision)), endpoint)[-1]
+    assert isinstance(failed, TransferFailed)
+    assert failed.report.failure_class is FailureClass.USER_ERROR
+    assert failed.report.message.startswith(wanted)

@@ -1,0 +1,206 @@
+"""The channel over real WebSockets: who may speak, what wakes a job, and that orders arrive."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import aiohttp
+import pytest
+from tests.coordinator.test_sessions import hello, progress
+
+from finetune_contract.messages import Exit, MemberPhase, PhaseChanged, Probe, parse_order, render_message
+from finetune_operator.coordinator.server import Coordinator, MemberIdentity, TokenRefused
+
+
+class WallClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+async def by_name(token: str) -> MemberIdentity:
+    """Tokens of this test are member uids."""
+    if not token.startswith("m"):
+        raise TokenRefused("token refused: it is expired")
+    return MemberIdentity(member_uid=token, job_uid="job")
+
+
+class Bench:
+    def __init__(self, coordinator: Coordinator, port: int, http: aiohttp.ClientSession, woken: list[str]) -> None:
+        self.coordinator, self.http, self.woken = coordinator, http, woken
+        self.url = f"http://127.0.0.1:{port}/channel"
+
+    def connect(self, token: str = "m1", **options):
+        return self.http.ws_connect(self.url, headers={"Authorization": f"Bearer {token}"}, **options)
+
+    def session(self, uid: str = "m1"):
+        return next((one for one in self.coordinator.observe("job") if one.member_uid == uid), None)
+
+
+@asynccontextmanager
+async def running():
+    woken: list[str] = []
+    coordinator = Coordinator(clock=WallClock(), authenticate=by_name, on_change=woken.append)
+    port = await coordinator.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as http:
+        yield Bench(coordinator, port, http, woken)
+        await coordinator.stop()
+
+
+async def until(check, seconds: float = 5.0):
+    async with asyncio.timeout(seconds):
+        while not (answer := check()):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    return answer
+
+
+async def test_an_agent_says_hello_and_takes_an_order() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        assert (await until(bench.session)).phase is MemberPhase.TRAINING
+        bench.coordinator.send("m1", Exit(term=3, why="surplus"))
+        assert parse_order((await agent.receive(timeout=5)).data) == Exit(term=3, why="surplus")
+
+
+async def test_orders_arrive_in_order() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(bench.session)
+        for number in range(20):
+            bench.coordinator.send("m1", Probe(term=1, peer_uid=str(number), address="10.0.0.2"))
+        received = [parse_order((await agent.receive(timeout=5)).data).peer_uid for _ in range(20)]
+        assert received == [str(number) for number in range(20)]
+
+
+async def test_an_order_that_a_next_pass_repeats_at_once_goes_out_once() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(bench.session)
+        orders = [Exit(term=3, why="surplus"), Exit(term=3, why="surplus"), Exit(term=4, why="surplus")]
+        for order in orders:
+            bench.coordinator.send("m1", order)
+        bench.coordinator.send("m1", Probe(term=4, peer_uid="end", address="10.0.0.2"))
+        received = [parse_order((await agent.receive(timeout=5)).data) for _ in range(3)]
+        assert [order.term for order in received] == [3, 4, 4]
+
+
+@pytest.mark.parametrize(("header", "words"), [({}, "Bearer"), ({"Authorization": "Bearer old"}, "expired")])
+async def test_a_refused_token_gets_401_with_the_reason(header, words) -> None:
+    async with running() as bench, bench.http.get(bench.url, headers=header) as answer:
+        assert answer.status == 401
+        assert words in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("stranger", [hello("m2"), hello("m1", job_uid="other")])
+async def test_a_member_cannot_speak_for_another_one(stranger) -> None:
+    async with running() as bench, bench.connect("m1") as agent:
+        await agent.send_str(render_message(stranger))
+        closed = await agent.receive(timeout=5)
+        assert closed.type is aiohttp.WSMsgType.CLOSE
+        assert closed.data == aiohttp.WSCloseCode.POLICY_VIOLATION
+        assert bench.coordinator.observe("job") == bench.coordinator.observe("other") == ()
+
+
+async def test_hello_must_come_first() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(progress(1)))
+        assert (await agent.receive(timeout=5)).extra == "the first message must be hello"
+
+
+async def test_unknown_messages_are_ignored() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        for frame in ("not json", json.dumps({"type": "telepathy"}), json.dumps({"type": "progress", "step": "many"})):
+            await agent.send_str(frame)
+        await agent.send_str(render_message(PhaseChanged(phase=MemberPhase.STOPPED, formation=2)))
+        await until(lambda: bench.session() and bench.session().phase is MemberPhase.STOPPED)
+
+
+async def test_a_lost_channel_is_seen_and_the_session_is_kept() -> None:
+    async with running() as bench:
+        async with bench.connect() as agent:
+            await agent.send_str(render_message(hello()))
+            await until(bench.session)
+        await until(lambda: not bench.session().is_connected)
+        assert bench.session().formation == 2
+
+
+async def test_a_newer_connection_replaces_the_older() -> None:
+    async with running() as bench, bench.connect() as older, bench.connect() as newer:
+        await older.send_str(render_message(hello()))
+        await until(bench.session)
+        await newer.send_str(render_message(hello(formation=5)))
+        await until(lambda: bench.session().formation == 5)
+        assert (await older.receive(timeout=5)).extra == "replaced by a newer connection"
+        bench.coordinator.send("m1", Exit(term=1, why="x"))
+        assert isinstance(parse_order((await newer.receive(timeout=5)).data), Exit)
+        assert bench.session().is_connected
+
+
+async def test_forget_closes_the_channel_and_drops_the_session() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(bench.session)
+        bench.coordinator.forget("m1")
+        assert bench.session() is None
+        assert (await agent.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+        assert bench.coordinator.num_connected == 0
+
+
+async def test_an_order_to_an_absent_agent_is_dropped() -> None:
+    async with running() as bench:
+        bench.coordinator.send("nobody", Exit(term=1, why="x"))
+        async with bench.connect("m1") as agent:
+            await agent.send_str(render_message(hello()))
+            await until(bench.session)
+            with pytest.raises(TimeoutError):
+                await agent.receive(timeout=0.05)
+
+
+async def test_progress_wakes_a_job_once_a_second_and_a_phase_at_once() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(lambda: bench.woken == ["job"])
+        for step in range(1, 51):
+            await agent.send_str(render_message(progress(step)))
+        await until(lambda: bench.session().progress and bench.session().progress.step == 50)
+        assert bench.woken == ["job"]
+        await agent.send_str(render_message(PhaseChanged(phase=MemberPhase.STOPPED, formation=2)))
+        await until(lambda: len(bench.woken) == 2)
+
+
+async def test_the_last_progress_of_a_burst_wakes_the_job() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await agent.send_str(render_message(progress(1)))
+        await until(lambda: len(bench.woken) == 2)
+
+
+async def test_a_silent_peer_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr("finetune_operator.coordinator.server._HEARTBEAT_SECONDS", 0.1)
+    async with running() as bench, bench.connect(autoping=False) as agent:
+        await agent.send_str(render_message(hello()))
+        await until(bench.session)
+        await until(lambda: not bench.session().is_connected)
+
+
+async def test_stop_closes_every_channel_and_start_serves_again() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(bench.session)
+        await bench.coordinator.stop()
+        assert (await agent.receive(timeout=5)).type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED}
+        port = await bench.coordinator.start("127.0.0.1", 0)
+        again = await bench.http.ws_connect(f"http://127.0.0.1:{port}/channel", headers={"Authorization": "Bearer m1"})
+        await again.send_str(render_message(hello(formation=9)))
+        await until(lambda: bench.session().formation == 9)
+
+
+async def test_sessions_of_jobs_that_are_gone_are_forgotten() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(bench.session)
+        bench.coordinator.forget_jobs_except(frozenset({"job"}))
+        assert bench.session() is not None
+        bench.coordinator.forget_jobs_except(frozenset())
+        assert bench.session() is None

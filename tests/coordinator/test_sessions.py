@@ -1,0 +1,174 @@
+"""Sessions: what agents said, merged without losing or inventing anything."""
+
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.messages import (
+    Committed,
+    Failed,
+    Hello,
+    Leaving,
+    MemberPhase,
+    Output,
+    PhaseChanged,
+    Probed,
+    Progress,
+    Warned,
+)
+from finetune_contract.state import InputDigests, StateId
+from finetune_operator.coordinator.sessions import SessionTable, greet, hear
+from finetune_operator.decide.observed import Session
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+T1 = T0 + timedelta(seconds=5)
+
+
+def hello(uid: str = "m1", **changes) -> Hello:
+    healthy = {
+        "member_uid": uid,
+        "job_uid": "job",
+        "address": "10.0.0.1",
+        "port": 29500,
+        "num_devices": 1,
+        "contract_version": 1,
+        "oldest_contract_version": 1,
+        "phase": MemberPhase.TRAINING,
+        "formation": 2,
+        "term": 1,
+    }
+    return Hello(**healthy | changes)
+
+
+def progress(step: int, formation: int = 2) -> Progress:
+    return Progress(
+        formation=formation,
+        step=step,
+        total_steps=100,
+        epoch=0.1,
+        loss=1.0,
+        learning_rate=1e-4,
+        grad_norm=1.0,
+        tokens_total=step * 10,
+        tokens_per_second=5.0,
+        step_seconds=2.0,
+    )
+
+
+def state(step: int, formation: int = 2) -> StateId:
+    return StateId(formation=formation, step=step)
+
+
+BAD = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="peer lost")
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "value"),
+    [
+        (PhaseChanged(phase=MemberPhase.STOPPED, formation=2), "phase", MemberPhase.STOPPED),
+        (PhaseChanged(phase=MemberPhase.STARTING, formation=3), "formation", 3),
+        (PhaseChanged(phase=MemberPhase.STOPPED, formation=1), "formation", 2),
+        (PhaseChanged(phase=MemberPhase.TRAINING, formation=2, resumed_step=40), "resumed_step", 40),
+        (PhaseChanged(phase=MemberPhase.STOPPED, formation=2, snapshot=state(9)), "snapshot", state(9)),
+        (PhaseChanged(phase=MemberPhase.STOPPED, formation=2, snapshot=state(99, 1)), "snapshot", state(5)),
+        (
+            PhaseChanged(phase=MemberPhase.READY, formation=0, inputs=InputDigests(model="a", dataset="b")),
+            "inputs",
+            InputDigests(model="a", dataset="b"),
+        ),
+        (
+            PhaseChanged(phase=MemberPhase.FINISHED, formation=2, output=Output(uri="s3://b/p", sha256="0", num_bytes=1, step=100)),
+            "output",
+            Output(uri="s3://b/p", sha256="0", num_bytes=1, step=100),
+        ),
+        (progress(7), "progressed_at", T1),
+        (Committed(state=state(6), key="k", num_bytes=3, seconds=0.1), "commit_key", "k"),
+        (Committed(state=state(1), key="old", num_bytes=3, seconds=0.1), "commit", state(4)),
+        (Failed(formation=2, report=BAD), "failed_formation", 2),
+        (Leaving(seconds=30), "leaving_until", T1 + timedelta(seconds=30)),
+        (Probed(peer_uid="m2", reachable=False), "unreachable_peers", frozenset({"m2"})),
+        (Warned(reason="StorageAway", message="no answer"), "warnings", (("StorageAway", "no answer"),)),
+    ],
+)
+def test_a_message_changes_its_own_part_of_the_session(message, field, value) -> None:
+    before = greet(hello(snapshot=state(5), commit=state(4)), None, T0)
+    after = hear(before, message, T1)
+    assert getattr(after, field) == value
+    assert after.last_heard_at == T1
+
+
+def test_a_session_holds_everything_that_a_hello_and_a_session_both_know() -> None:
+    said = hello(probe_port=4711, snapshot=state(5), commit=state(4))
+    shared = set(Hello.model_fields) & {field.name for field in fields(Session)}
+    assert {"probe_port", "port", "address", "snapshot", "inputs"} <= shared
+    session = greet(said, None, T0)
+    assert {name: getattr(session, name) for name in shared} == {name: getattr(said, name) for name in shared}
+
+
+def test_doubled_messages_change_nothing() -> None:
+    once = hear(greet(hello(), None, T0), progress(7), T1)
+    assert hear(once, progress(7), T1) == once
+    warned = hear(once, Warned(reason="R", message="m"), T1)
+    assert hear(warned, Warned(reason="R", message="m"), T1) == warned
+
+
+def test_an_older_step_does_not_turn_progress_back() -> None:
+    ahead = hear(greet(hello(), None, T0), progress(7), T0)
+    assert hear(ahead, progress(3, formation=1), T1).progress == progress(7)
+
+
+def test_the_evaluation_of_a_step_is_taken_and_is_no_new_step() -> None:
+    trained = hear(greet(hello(), None, T0), progress(7), T0)
+    evaluated = hear(trained, progress(7).model_copy(update={"eval_loss": 1.25}), T1)
+    assert evaluated.progress.eval_loss == 1.25
+    assert evaluated.progressed_at == T0
+
+
+def test_a_new_formation_may_start_at_an_older_step() -> None:
+    ahead = hear(greet(hello(), None, T0), progress(7), T0)
+    assert hear(ahead, progress(3, formation=3), T1).progress == progress(3, formation=3)
+
+
+def test_a_hello_again_keeps_when_progress_was_made_and_what_the_hello_cannot_say() -> None:
+    first = hear(greet(hello(), None, T0), progress(7), T0)
+    first = hear(first, Committed(state=state(6), key="k", num_bytes=3, seconds=0.1), T0)
+    again = greet(hello(progress=progress(7), commit=state(6)), first, T1)
+    assert (again.progressed_at, again.commit_key, again.commit_num_bytes) == (T0, "k", 3)
+    assert again.changed_at == T1
+
+
+def test_the_same_words_about_a_newer_formation_are_a_new_failure() -> None:
+    failed = hear(greet(hello(), None, T0), Failed(formation=2, report=BAD), T0)
+    assert greet(hello(formation=3, failure=BAD, failed_formation=2), failed, T1).failed_formation == 2
+    assert greet(hello(formation=3, failure=BAD, failed_formation=3), failed, T1).failed_formation == 3
+
+
+def test_a_lost_connection_keeps_the_session_until_it_is_forgotten() -> None:
+    table = SessionTable()
+    table.greet(hello(), T0)
+    table.disconnect("m1", T1)
+    (session,) = table.of_job("job")
+    assert (session.is_connected, session.changed_at, session.phase) == (False, T1, MemberPhase.TRAINING)
+    table.forget("m1")
+    assert table.of_job("job") == ()
+    assert table.job_uids() == ()
+
+
+def test_a_member_that_is_back_is_no_longer_called_unreachable() -> None:
+    table = SessionTable()
+    table.greet(hello("m1"), T0)
+    table.greet(hello("m2"), T0)
+    table.hear("m1", Probed(peer_uid="m2", reachable=False), T0)
+    table.greet(hello("m2"), T1)
+    assert all(not session.unreachable_peers for session in table.of_job("job"))
+
+
+def test_a_message_after_forget_brings_nothing_back() -> None:
+    table = SessionTable()
+    table.greet(hello(), T0)
+    table.forget("m1")
+    table.hear("m1", progress(1), T1)
+    table.disconnect("m1", T1)
+    assert table.of_job("job") == ()

@@ -1,0 +1,67 @@
+"""The informer's memory: nothing known gets older, nothing deleted comes back, and no ghost survives a list."""
+
+from finetune_operator.kube.cache import Entry, ObjectCache
+
+
+def entry(uid: str, version: int = 1, *, namespace: str = "a", owner: str = "job") -> Entry[str]:
+    return Entry(
+        namespace=namespace,
+        name=f"name-{uid}",
+        uid=uid,
+        resource_version=str(version),
+        owner_key=(namespace, owner),
+        owner_uid=owner,
+        value=f"{uid}@{version}",
+    )
+
+
+def test_members_are_found_by_the_uid_of_their_job() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    for one in (entry("1"), entry("2"), entry("3", owner="other")):
+        cache.apply(one)
+    assert set(cache.of_owner("job")) == {"1@1", "2@1"}
+    assert cache.of_owner("nobody") == ()
+
+
+def test_an_older_version_changes_nothing() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    assert cache.apply(entry("1", 9))
+    assert not cache.apply(entry("1", 10 - 1))
+    assert not cache.apply(entry("1", 3))
+    assert cache.apply(entry("1", 10))
+    assert cache.of_owner("job") == ("1@10",)
+
+
+def test_a_late_answer_does_not_bring_a_deleted_object_back() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    cache.apply(entry("1", 1))
+    assert cache.remove("1") == entry("1", 1)
+    assert not cache.apply(entry("1", 5))
+    assert cache.of_owner("job") == ()
+
+
+def test_a_list_removes_what_was_deleted_while_nobody_watched() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    for uid in "123":
+        cache.apply(entry(uid))
+    changed, gone = cache.replace(None, [entry("1"), entry("2", 7)], "10")
+    assert [one.uid for one in changed] == ["2"]
+    assert [one.uid for one in gone] == ["3"]
+    assert set(cache.of_owner("job")) == {"1@1", "2@7"}
+
+
+def test_a_list_keeps_what_was_created_after_it_was_made() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    cache.apply(entry("ours", 12))
+    _, gone = cache.replace(None, [], "10")
+    assert gone == []
+    assert cache.of_owner("job") == ("ours@12",)
+
+
+def test_a_list_of_one_namespace_says_nothing_about_another() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    cache.apply(entry("1", namespace="a"))
+    cache.apply(entry("2", namespace="b"))
+    _, gone = cache.replace("a", [], "10")
+    assert [one.uid for one in gone] == ["1"]
+    assert cache.of_owner("job") == ("2@1",)

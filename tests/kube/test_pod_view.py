@@ -1,0 +1,89 @@
+"""What is read out of a pod, and whose pod it is."""
+
+from datetime import UTC, datetime
+
+import pytest
+from tests.kube.builders import UID, pod_object, terminated
+
+from finetune_contract.failures import FailureClass, FailureReport
+from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.kube.pod_view import parse_pod, parse_pod_entry
+
+WORDS = FailureReport(failure_class=FailureClass.USER_ERROR, message="row 17 has no messages", rank=0)
+
+
+def test_a_running_member_is_read_whole() -> None:
+    assert parse_pod(pod_object()) == PodView(
+        serial=3,
+        uid="pod-uid",
+        name="support-bot-0a1b-3",
+        phase=PodPhase.RUNNING,
+        created_at=datetime(2026, 1, 1, 0, 1, tzinfo=UTC),
+        node="node1",
+    )
+
+
+def condition(kind: str, status: str, **fields: str) -> dict:
+    return {"conditions": [{"type": kind, "status": status, **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "field", "value"),
+    [
+        (condition("PodScheduled", "False", reason="Unschedulable", message="0/3 nodes: cpu"), "unschedulable", "0/3 nodes: cpu"),
+        (condition("PodScheduled", "True"), "unschedulable", None),
+        (condition("PodScheduled", "False", reason="SchedulingGated"), "unschedulable", None),
+        (condition("DisruptionTarget", "True", reason="EvictionByEvictionAPI"), "disruption", "EvictionByEvictionAPI"),
+        (condition("DisruptionTarget", "False", reason="x"), "disruption", None),
+        ({"phase": "Failed", "reason": "Evicted"}, "disruption", "Evicted"),
+        ({"phase": "Failed", "reason": "NodeLost"}, "disruption", "NodeLost"),
+        ({"phase": "Failed", "reason": "OutOfcpu"}, "disruption", "OutOfcpu"),
+        ({"phase": "Failed", "reason": "DeadlineExceeded"}, "disruption", None),
+        ({"containerStatuses": terminated(exitCode=137, reason="OOMKilled")}, "is_oom_killed", True),
+        ({"containerStatuses": terminated(exitCode=137, reason="Error")}, "is_oom_killed", False),
+        ({"containerStatuses": terminated(exitCode=143, reason="Error")}, "exit_code", 143),
+        ({"containerStatuses": terminated(exitCode=1, message=WORDS.model_dump_json())}, "last_words", WORDS),
+        ({"containerStatuses": terminated(exitCode=0, message="")}, "last_words", None),
+        ({"containerStatuses": terminated(exitCode=0, message="all done")}, "last_words", None),
+        (
+            {"containerStatuses": terminated(exitCode=128, message="exec: no such file")},
+            "last_words",
+            FailureReport(failure_class=FailureClass.INTERNAL, message="exec: no such file", exit_code=128),
+        ),
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]},
+            "waiting",
+            "ImagePullBackOff: not found",
+        ),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, "waiting", None),
+        ({"phase": "Pending", "containerStatuses": None}, "phase", PodPhase.PENDING),
+    ],
+)
+def test_what_kubernetes_says_is_kept(status, field, value) -> None:
+    assert getattr(parse_pod(pod_object(status=status)), field) == value
+
+
+def test_a_deleting_pod_tells_its_grace() -> None:
+    view = parse_pod(pod_object(metadata={"deletionTimestamp": "2026-01-01T00:03:00Z", "deletionGracePeriodSeconds": 30}))
+    assert (view.is_deleting, view.deletion_seconds) == (True, 30.0)
+
+
+def test_a_pod_belongs_to_the_job_that_controls_it() -> None:
+    entry = parse_pod_entry(pod_object())
+    assert entry is not None
+    assert (entry.owner_key, entry.owner_uid, entry.resource_version) == (("team-a", "support-bot"), UID, "200")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"ownerReferences": None},
+        {"ownerReferences": [{"kind": "FineTuneJob", "uid": "another", "controller": True}]},
+        {"ownerReferences": [{"kind": "ReplicaSet", "uid": UID, "controller": True}]},
+        {"ownerReferences": [{"kind": "FineTuneJob", "uid": UID}]},
+        {"labels": {"finetune.dev/job-uid": "another"}},
+        {"labels": {"finetune.dev/serial": "three"}},
+    ],
+)
+def test_a_pod_that_only_wears_our_labels_is_nobodys(metadata) -> None:
+    assert parse_pod_entry(pod_object(metadata=metadata)) is None

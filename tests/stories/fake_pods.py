@@ -1,0 +1,122 @@
+"""Pods of a small cluster in memory: a node has so many slots, a pod takes one, and a deleted pod has a grace period."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.reconcile.ports import Created, NameTaken, Refused
+
+
+class OperatorDied(BaseException):
+    """The operator's process ends at this very point."""
+
+
+@dataclass
+class Pod:
+    """`seen` is what the informer shows; None until it caught up."""
+
+    job_uid: str
+    view: PodView
+    ends_at: datetime | None = None
+    seen: PodView | None = None
+
+
+class FakePods:
+    """The port `Members`. `slots` bounds how many pods have a node at once."""
+
+    def __init__(self, clock, slots: int = 100) -> None:
+        self.clock, self.slots = clock, slots
+        self.pods: dict[str, Pod] = {}
+        self.made: list[str] = []  # names in order of creation
+        self.deleted: list[str] = []
+        self.refusal: str | None = None
+        self.quota: int | None = None
+        self.foreign_names: set[str] = set()
+        self.is_stale = False
+        self.dies_after_creations: int | None = None
+        self.lost_answers = 0  # so many of the next creations work, but nobody is told
+        self.dies_at_birth = False  # containers end before their agent says anything
+        self.is_unkind = False  # the scheduler takes the first member of every gang before the second of any
+        self.num_uids = 0
+
+    def observe(self, job_uid: str) -> tuple[PodView, ...]:
+        shown = [pod.seen for pod in self.pods.values() if pod.job_uid == job_uid and pod.seen is not None]
+        return tuple(sorted(shown, key=lambda pod: pod.serial))
+
+    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused:
+        name = job.member_name(serial)
+        if name in self.foreign_names:
+            return NameTaken()
+        known = next((pod for pod in self.pods.values() if pod.view.name == name), None)
+        if known is not None:
+            return Created(uid=known.view.uid)
+        if self.refusal is not None or (self.quota is not None and len(self.pods) >= self.quota):
+            return Refused(message=self.refusal or f"403 exceeded quota: pods, limited: {self.quota}")
+        self.num_uids += 1
+        uid = f"uid-{self.num_uids:03d}-{name}"
+        view = PodView(serial=serial, uid=uid, name=name, phase=PodPhase.PENDING, created_at=self.clock.now())
+        self.pods[uid] = Pod(job_uid=job.metadata.uid, view=view)
+        self.made.append(name)
+        if self.dies_after_creations is not None:
+            self.dies_after_creations -= 1
+            if self.dies_after_creations == 0:
+                self.dies_after_creations = None
+                raise OperatorDied
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise TimeoutError("POST timed out")
+        return Created(uid=uid)
+
+    async def delete(self, job: FineTuneJob, uid: str, name: str, grace_seconds: int | None) -> None:
+        if uid in self.pods and self.pods[uid].ends_at is None:
+            self.deleted.append(name)
+            self.delete_with_grace(uid, 30 if grace_seconds is None else grace_seconds)
+
+    def delete_with_grace(self, uid: str, seconds: float) -> None:
+        pod = self.pods[uid]
+        if seconds == 0 or pod.view.is_over or pod.view.node is None:
+            del self.pods[uid]
+        elif pod.ends_at is None:
+            pod.ends_at = self.clock.now() + timedelta(seconds=seconds)
+            pod.view = replace(pod.view, is_deleting=True, deletion_seconds=seconds)
+
+    def end(self, uid: str, code: int, *, words=None, output=None, is_oom_killed: bool = False) -> None:
+        """The container ended; a pod that was being deleted vanishes."""
+        pod = self.pods.get(uid)
+        if pod is None or pod.ends_at is not None:
+            self.pods.pop(uid, None)
+            return
+        phase = PodPhase.SUCCEEDED if code == 0 else PodPhase.FAILED
+        pod.view = replace(pod.view, phase=phase, exit_code=code, last_words=words, output=output, is_oom_killed=is_oom_killed)
+
+    def tick(self) -> None:
+        """Scheduler and kubelet: one decision for each pod, then the informer catches up."""
+        order = sorted(self.pods.items(), key=lambda item: item[1].view.serial) if self.is_unkind else list(self.pods.items())
+        for uid, pod in order:
+            if pod.ends_at is not None and self.clock.now() >= pod.ends_at:
+                del self.pods[uid]
+            elif pod.view.phase is PodPhase.PENDING and pod.view.node is None:
+                if self.used < self.slots:
+                    pod.view = replace(pod.view, node="node-1", unschedulable=None)
+                else:
+                    pod.view = replace(pod.view, unschedulable="0/1 nodes are available: 1 Insufficient cpu.")
+            elif pod.view.phase is PodPhase.PENDING and pod.view.waiting is None:
+                pod.view = replace(pod.view, phase=PodPhase.RUNNING)
+                if self.dies_at_birth:
+                    self.end(uid, 1)
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        if not self.is_stale:
+            for pod in self.pods.values():
+                pod.seen = pod.view
+
+    def collect(self, job_uids: set[str]) -> None:
+        """Kubernetes' garbage collector: pods without an owner go."""
+        for uid in [uid for uid, pod in self.pods.items() if pod.job_uid not in job_uids]:
+            del self.pods[uid]
+
+    @property
+    def used(self) -> int:
+        return sum(pod.view.node is not None and not pod.view.is_over for pod in self.pods.values())

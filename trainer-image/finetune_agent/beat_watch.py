@@ -1,0 +1,56 @@
+"""Judges the beat: a local rank that raises no counter within the deadline of the announced phase hangs."""
+
+from collections.abc import Callable
+
+from finetune_contract.beat import Beat
+from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.run_order import WorkerPhase
+
+# Seconds without a beat. Loading reads a base model; the first step compiles kernels and opens collectives.
+DEADLINE_SECONDS = {"loading": 600.0, "first_step": 120.0, "training": 30.0, "evaluating": 120.0, "exporting": 300.0}
+_PATIENCE = 3  # times the longest gap that was seen while training
+_KNOWN_PACE_SECONDS = 5.0  # the deadline of training once its pace is known
+_BEATS_FOR_PACE = 8
+
+
+class BeatWatch:
+    """One formation's counters. `clock` in seconds, monotonic."""
+
+    def __init__(self, *, beat: Beat, num_local: int, clock: Callable[[], float]) -> None:
+        self._beat, self._clock = beat, clock
+        self._phase = "loading"
+        self._longest_gap, self._num_gaps = 0.0, 0
+        now = clock()
+        self._seen = {rank: (beat.read(rank), now) for rank in range(num_local)}
+
+    def enter(self, phase: WorkerPhase) -> None:
+        """A new phase gives every rank its whole deadline."""
+        self._phase, now = phase.phase, self._clock()
+        self._seen = {rank: (self._beat.read(rank), now) for rank in self._seen}
+
+    def judge(self, done: set[int], first_rank: int) -> FailureReport | None:
+        """A report for the rank that has been silent for longest, if one is past its deadline. `done` holds global ranks."""
+        now = self._clock()
+        silent = []
+        for local_rank, (count, since) in self._seen.items():
+            newest = self._beat.read(local_rank)
+            if newest != count:
+                if self._phase == "training":
+                    self._longest_gap, self._num_gaps = max(self._longest_gap, now - since), self._num_gaps + 1
+                self._seen[local_rank] = (newest, now)
+            elif first_rank + local_rank not in done:
+                silent.append((now - since, first_rank + local_rank))
+        deadline = self._deadline()
+        seconds, rank = max(silent, default=(0.0, 0))
+        if seconds <= deadline:
+            return None
+        message = (
+            f"rank {rank} hangs: no beat for {seconds:.0f} s in phase {self._phase} (deadline {deadline:.0f} s); stacks are in the log"
+        )
+        return FailureReport(failure_class=FailureClass.HANG, message=message, rank=rank)
+
+    def _deadline(self) -> float:
+        if self._phase != "training":
+            return DEADLINE_SECONDS[self._phase]
+        fixed = _KNOWN_PACE_SECONDS if self._num_gaps >= _BEATS_FOR_PACE else DEADLINE_SECONDS["training"]
+        return max(fixed, _PATIENCE * self._longest_gap)

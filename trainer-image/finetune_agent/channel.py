@@ -1,0 +1,111 @@
+"""The channel: one WebSocket to the coordinator, opened again for ever. URL, CA and token are read anew at every connect.
+
+What is said while nobody listens is dropped: the next `hello` carries the whole state. A refused token never stops training.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import aiohttp
+from pydantic import ValidationError
+
+from finetune_contract.messages import Hello, Order, parse_order, render_message
+from finetune_contract.values import Value
+
+HEARTBEAT_SECONDS = 5.0
+_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.1, 5.0
+_CONNECT_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Channel:
+    """`hello` renders the member's state; `obey` takes each order and must not wait."""
+
+    def __init__(
+        self, *, folder: Path, token_file: Path, hello: Callable[[], Hello], obey: Callable[[Order], None], random: Random
+    ) -> None:
+        self._folder, self._token_file = folder, token_file
+        self._hello, self._obey, self._random = hello, obey, random
+        self._outbox: asyncio.Queue[str] | None = None
+        self.lost_at: float | None = None  # loop time since when nobody listens; None while connected
+
+    @property
+    def is_connected(self) -> bool:
+        return self._outbox is not None
+
+    def send(self, message: Value) -> None:
+        """Never waits. Dropped while disconnected."""
+        if self._outbox is not None:
+            self._outbox.put_nowait(render_message(message))
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until all that was sent is on the wire, for `seconds` at most."""
+        if self._outbox is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._outbox.join()
+
+    async def run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        self.lost_at = clock()
+        backoff_seconds = _FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                await self._converse()
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                _log.warning("no channel to the coordinator: %s: %s", type(error).__name__, error)
+            if self._outbox is not None:
+                backoff_seconds = _FIRST_BACKOFF_SECONDS
+                self._outbox, self.lost_at = None, clock()
+            await asyncio.sleep(backoff_seconds * self._random.uniform(0.5, 1.0))
+            backoff_seconds = min(2 * backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+
+    async def _converse(self) -> None:
+        url = (self._folder / "url").read_text().strip()
+        headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            connecting = session.ws_connect(url, headers=headers, ssl=self._trust(), heartbeat=HEARTBEAT_SECONDS, max_msg_size=1 << 20)
+            async with asyncio.timeout(2 * _CONNECT_SECONDS):
+                socket = await connecting
+            async with socket:
+                await self._talk(socket)
+
+    def _trust(self) -> ssl.SSLContext | bool:
+        bundle = self._folder / "ca.crt"
+        return ssl.create_default_context(cafile=str(bundle)) if bundle.exists() else True
+
+    async def _talk(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        outbox: asyncio.Queue[str] = asyncio.Queue()
+        outbox.put_nowait(render_message(self._hello()))
+        self._outbox, self.lost_at = outbox, None
+        _log.info("channel is open")
+        writer = asyncio.create_task(_write(outbox, socket))
+        try:
+            async for frame in socket:
+                if frame.type is aiohttp.WSMsgType.TEXT:
+                    self._take(frame.data)
+        finally:
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError, aiohttp.ClientError):
+                await writer
+
+    def _take(self, frame: str) -> None:
+        try:
+            order = parse_order(frame)
+        except ValidationError as error:
+            _log.warning("an order was not understood and is left out: %s", error)
+            return
+        self._obey(order)
+
+
+async def _write(outbox: asyncio.Queue[str], socket: aiohttp.ClientWebSocketResponse) -> None:
+    while True:
+        frame = await outbox.get()
+        await socket.send_str(frame)
+        outbox.task_done()

@@ -1,0 +1,35 @@
+"""Reachability among agents: a listener that accepts and closes, and the attempt to connect to a peer's. Carries no data."""
+
+import asyncio
+import contextlib
+
+CONNECT_SECONDS = 2.0
+
+
+async def listen(address: str) -> asyncio.Server:
+    """On the member's own address and a free port; `port_of` tells which."""
+
+    async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    return await asyncio.start_server(close, host=address, port=0)
+
+
+def port_of(server: asyncio.Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
+async def is_reachable(address: str) -> bool:
+    """`address` is HOST:PORT (an IPv6 host in brackets or bare)."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError, ValueError):
+        return False
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return True

@@ -1,0 +1,34 @@
+"""The local ranks of one formation as their events tell: who runs, who is done, whose end explains the others' ends."""
+
+from dataclasses import dataclass, field
+
+from finetune_contract.failures import FailureReport, is_peer_lost
+
+
+@dataclass
+class Ranks:
+    """`num_local` ranks are expected; reports keep the order in which they came."""
+
+    num_local: int
+    pids: dict[int, int] = field(default_factory=dict)  # local rank -> pid
+    done: set[int] = field(default_factory=set)
+    reports: list[FailureReport] = field(default_factory=list)
+
+    @property
+    def are_done(self) -> bool:
+        return len(self.done) == self.num_local
+
+    def add(self, report: FailureReport) -> None:
+        """The first report of a rank wins: its own words come before what the launcher saw of its exit."""
+        if report.rank is None or report.rank not in {known.rank for known in self.reports}:
+            self.reports.append(report)
+
+    @property
+    def cause(self) -> FailureReport | None:
+        """The report that explains the end best: any that is not the loss of a peer, else the first."""
+        causes = [report for report in self.reports if not is_peer_lost(report)]
+        return next(iter(causes + self.reports), None)
+
+    @property
+    def is_certain(self) -> bool:
+        return self.cause is not None and not is_peer_lost(self.cause)

@@ -1,0 +1,71 @@
+"""The environment of a member as one frozen value, read here and nowhere else. Holds no secret, only where secrets lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_WORKER = "finetune_trainer.worker:run_rank"
+
+
+class SettingMissing(Exception):
+    """A variable that a member cannot do without is not set."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not set: a member is started by the operator or by `finetune run`, which set it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`credentials_folder` None: the standard chain of boto3 and huggingface_hub. `worker` is MODULE:FUNCTION."""
+
+    config_path: Path
+    channel_folder: Path
+    token_file: Path
+    member_uid: str
+    member_name: str
+    address: str
+    work_folder: Path
+    state_folder: Path
+    credentials_folder: Path | None
+    termination_log: Path | None
+    grace_seconds: float
+    worker: str
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.work_folder / "cache"
+
+    @property
+    def tmp_folder(self) -> Path:
+        return self.work_folder / "tmp"
+
+    @property
+    def output_folder(self) -> Path:
+        return self.work_folder / "output"
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Raises SettingMissing by name."""
+
+    def wanted(name: str) -> str:
+        if not environment.get(name):
+            raise SettingMissing(name)
+        return environment[name]
+
+    def optional_path(name: str) -> Path | None:
+        return Path(environment[name]) if environment.get(name) else None
+
+    return Settings(
+        config_path=Path(wanted("FINETUNE_CONFIG")),
+        channel_folder=Path(wanted("FINETUNE_CHANNEL")),
+        token_file=Path(wanted("FINETUNE_TOKEN")),
+        member_uid=wanted("FINETUNE_MEMBER_UID"),
+        member_name=wanted("FINETUNE_MEMBER_NAME"),
+        address=wanted("FINETUNE_ADDRESS"),
+        work_folder=Path(wanted("FINETUNE_WORK_DIR")),
+        state_folder=Path(wanted("FINETUNE_STATE_DIR")),
+        credentials_folder=optional_path("FINETUNE_CREDENTIALS_DIR"),
+        termination_log=optional_path("FINETUNE_TERMINATION_LOG"),
+        grace_seconds=float(environment.get("FINETUNE_GRACE_SECONDS") or 60),
+        worker=environment.get("FINETUNE_WORKER") or DEFAULT_WORKER,
+    )

@@ -1,0 +1,125 @@
+"""The transfer child: checks the places, fetches model and data, tells their digests. `python -m finetune_agent.transfer PARENT`.
+
+A store that is away is waited for with a warning; a store that refuses ends it in the user's words.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from finetune_agent.credentials import CredentialFiles
+from finetune_agent.digests import InputChanged, combine
+from finetune_agent.fetch import Fetch
+from finetune_agent.logs import configure_logs
+from finetune_agent.places_check import check_checkpoint_place, check_output_place
+from finetune_agent.proc_tree import die_with_parent
+from finetune_agent.settings import Settings, read_settings
+from finetune_agent.stores import ObjectMissing, StoreRefused, StoreUnavailable
+from finetune_agent.transfer_messages import ReadyInputs, TransferDone, TransferFailed, Transferred
+from finetune_contract.config import JobConfig
+from finetune_contract.failures import FailureClass, FailureReport, TrainingError
+from finetune_contract.messages import Output, Warned, render_message
+from finetune_contract.state import InputDigests
+from finetune_contract.values import Value
+
+_LONGEST_BACKOFF_SECONDS = 10.0
+_CREDENTIALS_FIELD = "spec.storage.secretName"
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+class Transfer:
+    """`tell` takes messages for the agent; `random` spreads retries."""
+
+    def __init__(self, *, config: JobConfig, settings: Settings, tell: Callable[[Value], None], random: Random) -> None:
+        self._config, self._settings, self._tell, self._random = config, settings, tell, random
+        self._credentials = CredentialFiles(settings.credentials_folder)
+        self._fetch = Fetch(storage=config.storage, credentials=self._credentials, cache=settings.cache_folder, random=random)
+
+    def run(self) -> TransferDone:
+        """Raises TrainingError."""
+        output = self._try("spec.output.uri", self._check_output)
+        if output is not None:
+            return TransferDone(inputs=None, output=output)
+        self._try("spec.checkpoint.uri", self._check_checkpoint)
+        over = threading.Event()
+        threading.Thread(target=self._tell_bytes, args=(over,), daemon=True).start()
+        try:
+            return TransferDone(inputs=self._fetch_all(), output=None)
+        finally:
+            over.set()
+
+    def _fetch_all(self) -> ReadyInputs:
+        model, dataset = self._config.model, self._config.dataset
+        fetched = self._try("spec.model.uri", lambda: self._fetch.model(model))
+        rows = self._try("spec.dataset.uri", lambda: self._fetch.dataset(dataset.uri, "train"))
+        eval_uri = dataset.eval_uri
+        held_out = self._try("spec.dataset.evalUri", lambda: self._fetch.dataset(eval_uri, "eval")) if eval_uri is not None else None
+        return ReadyInputs(
+            model_dir=str(fetched.path),
+            dataset_file=str(rows.path),
+            eval_file=None if held_out is None else str(held_out.path),
+            digests=InputDigests(
+                model=fetched.sha256,
+                dataset=rows.sha256 if held_out is None else combine({"eval": held_out.sha256, "train": rows.sha256}),
+                model_revision=fetched.revision,
+            ),
+        )
+
+    def _check_output(self) -> Output | None:
+        return check_output_place(self._config, self._credentials, self._random, self._settings.member_uid)
+
+    def _check_checkpoint(self) -> None:
+        warning = check_checkpoint_place(self._config, self._credentials, self._random, self._settings.member_uid)
+        if warning is not None:
+            self._tell(warning)
+
+    def _try(self, field: str, attempt: Callable[[], _Result]) -> _Result:
+        """Again and again while the store is away. A refusal becomes a UserError that names `field`, or the Secret."""
+        backoff_seconds, is_warned = 0.5, False
+        while True:
+            try:
+                return attempt()
+            except StoreRefused as error:
+                where = _CREDENTIALS_FIELD if error.about_credentials else field
+                raise TrainingError(FailureClass.USER_ERROR, f"{where}: {error.message}") from error
+            except ObjectMissing as error:
+                raise TrainingError(FailureClass.USER_ERROR, f"{field}: {error} does not exist; check the uri, or put it there") from error
+            except (StoreUnavailable, InputChanged) as error:
+                _log.warning("%s: %s; trying again", field, error)
+                if not is_warned:
+                    self._tell(Warned(reason="StorageUnavailable", message=f"{field}: {error}; trying again until it answers"))
+                is_warned = True
+            time.sleep(backoff_seconds * self._random.uniform(0.5, 1.0))
+            backoff_seconds = min(2 * backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+
+    def _tell_bytes(self, over: threading.Event) -> None:
+        while not over.wait(1.0):
+            self._tell(Transferred(bytes_done=self._fetch.bytes_done(), bytes_total=self._fetch.bytes_total))
+
+
+def _tell(report: Value) -> None:
+    sys.stdout.write(render_message(report) + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> int:
+    die_with_parent(int(arguments[0]))
+    settings = read_settings(os.environ)
+    config = JobConfig.model_validate_json(Path(settings.config_path).read_text())
+    configure_logs(job=config.job.name, member=settings.member_name, part="transfer", stream=sys.stderr)
+    try:
+        _tell(Transfer(config=config, settings=settings, tell=_tell, random=Random()).run())
+    except TrainingError as error:
+        _tell(TransferFailed(report=FailureReport(failure_class=error.failure_class, message=error.message)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

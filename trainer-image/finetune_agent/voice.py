@@ -1,0 +1,120 @@
+"""What this member says of itself: one state that `hello` renders whole, and each change told at once."""
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from finetune_agent.settings import Settings
+from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
+from finetune_contract.failures import FailureReport
+from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Progress
+from finetune_contract.slots import SlotFile
+from finetune_contract.state import InputDigests, StateId, newest_state
+from finetune_contract.values import Value
+
+_PORTS = (20000, 32000)  # below the ephemeral range: no outgoing connection takes one between choice and use
+_log = logging.getLogger(__name__)
+
+
+class Voice:
+    """`send` may drop what is said; the state is kept, so the next hello makes up for it."""
+
+    def __init__(self, *, settings: Settings, job_uid: str, slots: SlotFile, send: Callable[[Value], None], random: Random) -> None:
+        self._settings, self._job_uid, self._slots, self._send, self._random = settings, job_uid, slots, send, random
+        self.probe_port: int | None = None
+        self.phase = MemberPhase.PREPARING
+        self.changed_at = 0.0  # loop time of the last change of phase
+        self.formation = 0
+        self.term = 0
+        self.commit: StateId | None = None
+        self.inputs: InputDigests | None = None
+        self.progress: Progress | None = None
+        self.failure: FailureReport | None = None
+        self.failed_formation: int | None = None
+        self.output: Output | None = None
+        self.leaving_seconds: Callable[[], float] | None = None
+
+    @property
+    def snapshot(self) -> StateId | None:
+        return self._slots.newest_id()
+
+    def hello(self) -> Hello:
+        return Hello(
+            member_uid=self._settings.member_uid,
+            job_uid=self._job_uid,
+            address=self._settings.address,
+            port=find_port(self._random),
+            probe_port=self.probe_port,
+            num_devices=count_devices(Path("/dev")),
+            contract_version=CONTRACT_VERSION,
+            oldest_contract_version=OLDEST_CONTRACT_VERSION,
+            phase=self.phase,
+            formation=self.formation,
+            term=self.term,
+            snapshot=self.snapshot,
+            commit=self.commit,
+            inputs=self.inputs,
+            progress=self.progress,
+            failure=self.failure,
+            failed_formation=self.failed_formation,
+            output=self.output,
+            leaving_seconds=None if self.leaving_seconds is None else self.leaving_seconds(),
+        )
+
+    def say(self, message: Value) -> None:
+        self._send(message)
+
+    def enter(self, phase: MemberPhase, *, resumed_step: int | None = None) -> None:
+        """Change the phase and tell it with all that belongs to it."""
+        if phase is not self.phase:
+            _log.info("%s", phase.value, extra={"formation": self.formation, "phase": phase.value})
+            self.changed_at = asyncio.get_running_loop().time()
+        self.phase = phase
+        self._send(
+            PhaseChanged(
+                phase=phase,
+                formation=self.formation,
+                inputs=self.inputs,
+                snapshot=self.snapshot,
+                commit=self.commit,
+                resumed_step=resumed_step,
+                output=self.output,
+            )
+        )
+
+    def prepared(self, bytes_done: int, bytes_total: int | None) -> None:
+        self._send(PhaseChanged(phase=MemberPhase.PREPARING, formation=0, bytes_done=bytes_done, bytes_total=bytes_total))
+
+    def fail(self, report: FailureReport) -> None:
+        _log.error("%s: %s", report.failure_class.value, report.message, extra={"formation": self.formation})
+        self.failure, self.failed_formation = report, self.formation
+        self._send(Failed(formation=self.formation, report=report, snapshot=self.snapshot))
+
+    def committed(self, committed: Committed) -> None:
+        self.commit = newest_state(self.commit, committed.state)
+        self._send(committed)
+
+    def leave(self, seconds: float, seconds_left: Callable[[], float]) -> None:
+        self.leaving_seconds = seconds_left
+        self._send(Leaving(seconds=seconds))
+
+
+def find_port(random: Random) -> int:
+    """A TCP port that is free now, on all addresses."""
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+
+
+def count_devices(devices: Path) -> int:
+    """GPUs of this container, without a driver call."""
+    return sum(1 for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))

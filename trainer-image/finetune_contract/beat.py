@@ -1,0 +1,31 @@
+"""The beat: one counter per local rank in shared memory, raised at every finished micro-batch and phase change.
+
+The agent compares it with the deadline of the announced phase; a worker that hangs cannot fake it.
+"""
+
+import mmap
+import os
+import struct
+
+_COUNTER = struct.Struct("<Q")
+_STRIDE = 64
+MAX_LOCAL_RANKS = 64
+NUM_BYTES = _STRIDE * MAX_LOCAL_RANKS
+
+
+class Beat:
+    """Counters behind an open file descriptor; the agent makes it with `Beat.reserve(fd)`."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, NUM_BYTES)
+
+    @staticmethod
+    def reserve(fd: int) -> None:
+        os.ftruncate(fd, NUM_BYTES)
+
+    def raise_for(self, local_rank: int) -> None:
+        offset = local_rank * _STRIDE
+        _COUNTER.pack_into(self._map, offset, _COUNTER.unpack_from(self._map, offset)[0] + 1)
+
+    def read(self, local_rank: int) -> int:
+        return int(_COUNTER.unpack_from(self._map, local_rank * _STRIDE)[0])

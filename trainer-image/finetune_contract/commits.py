@@ -1,0 +1,74 @@
+"""Keys and manifest of a commit. A commit is what has a manifest that verifies; there is no pointer object.
+
+<checkpoint.uri>/<job uid>/state/f<formation:06d>-<step:09d>.bin     flat fp32 (adapter, m, v), immutable
+<checkpoint.uri>/<job uid>/commit/f<formation:06d>-<step:09d>.json   the manifest, written last, If-None-Match: *
+"""
+
+import re
+
+from finetune_contract.state import InputDigests, RunRecord, StateId
+from finetune_contract.values import Value
+
+LAYOUT_VERSION = 1
+_NAME = re.compile(r"f(\d{6,})-(\d{9,})\.json$")
+
+
+def state_key(job_uid: str, state: StateId) -> str:
+    return f"{job_uid}/state/f{state.formation:06d}-{state.step:09d}.bin"
+
+
+def manifest_prefix(job_uid: str) -> str:
+    return f"{job_uid}/commit/"
+
+
+def manifest_key(job_uid: str, state: StateId) -> str:
+    return f"{manifest_prefix(job_uid)}f{state.formation:06d}-{state.step:09d}.json"
+
+
+def parse_manifest_key(key: str) -> StateId | None:
+    """The state that a manifest key names; None for any other object."""
+    found = _NAME.search(key)
+    return StateId(formation=int(found[1]), step=int(found[2])) if found else None
+
+
+class CommitManifest(Value):
+    """`crc32` is zlib's over the whole state object of `num_bytes` bytes."""
+
+    layout_version: int
+    state: StateId
+    num_bytes: int
+    crc32: int
+    record: RunRecord
+
+
+class OutputFile(Value):
+    """One file of the published adapter."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class OutputManifest(Value):
+    """`finetune-manifest.json` beside the adapter, written last: the adapter is complete when it is there."""
+
+    job_uid: str
+    formation: int
+    step: int
+    base_model: str
+    base_revision: str | None
+    config_digest: str
+    inputs: InputDigests | None
+    files: tuple[OutputFile, ...]
+    first_loss: float | None
+    last_loss: float | None
+    eval_loss: float | None
+    sample_digest: str | None = None  # chains the row numbers of all steps: equal digests = the same rows in the same steps
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.files)
+
+
+OUTPUT_MANIFEST_NAME = "finetune-manifest.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"

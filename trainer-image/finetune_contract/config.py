@@ -1,0 +1,117 @@
+"""The resolved configuration of one job, pinned at admission: every default is already filled in.
+
+It holds no secret and no default of its own: defaults stand in the resource's schema.
+"""
+
+import hashlib
+from typing import Literal
+
+from finetune_contract.values import Value
+
+CONTRACT_VERSION = 1
+OLDEST_CONTRACT_VERSION = 1
+
+
+class JobIdentity(Value):
+    """Who the job is; `uid` is part of every key in the object store."""
+
+    name: str
+    namespace: str
+    uid: str
+
+
+class ModelConfig(Value):
+    """Base model: `hf://OWNER/NAME`, `s3://`, `pvc://CLAIM/PATH` or `file://` (local runs only)."""
+
+    uri: str
+    revision: str | None
+
+
+class DatasetConfig(Value):
+    """Training rows and how many of them are held out for evaluation."""
+
+    uri: str
+    eval_uri: str | None
+    eval_fraction: float
+    format: Literal["auto", "messages", "prompt-completion", "text"]
+
+
+class AdapterConfig(Value):
+    """LoRA on linear layers; `target_modules` is ("all-linear",) or names such as ("q_proj", "v_proj")."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+
+
+class TrainingConfig(Value):
+    """The recipe. `global_batch_size` counts rows; a micro-batch is one pack of at most `max_sequence_length` tokens."""
+
+    epochs: int
+    max_steps: int | None
+    global_batch_size: int
+    max_sequence_length: int
+    packing: bool
+    learning_rate: float
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    train_on: Literal["auto", "completions", "all"]
+    precision: Literal["bf16", "fp32"]
+    gradient_checkpointing: bool
+    eval_every_steps: int | None
+    chat_template: str | None
+    seed: int
+    shard_across: Literal["auto", "process", "member", "members"]
+
+
+class GangConfig(Value):
+    """How many members train together and how many processes each runs."""
+
+    min_nodes: int
+    max_nodes: int
+    processes_per_node: int
+
+
+class CheckpointConfig(Value):
+    """Where commits go, how many are kept and how far apart in seconds uploads start."""
+
+    uri: str
+    keep: int
+    min_interval_seconds: float
+
+
+class OutputConfig(Value):
+    """Where the adapter goes and what to do when an adapter already is there."""
+
+    uri: str
+    if_exists: Literal["Fail", "Overwrite", "Skip"]
+
+
+class StorageConfig(Value):
+    """How to reach S3. Credentials come from files or the environment, never from here."""
+
+    endpoint: str | None
+    region: str | None
+
+
+class JobConfig(Value):
+    """All that a member must know of its job."""
+
+    contract_version: int
+    job: JobIdentity
+    model: ModelConfig
+    dataset: DatasetConfig
+    adapter: AdapterConfig
+    training: TrainingConfig
+    gang: GangConfig
+    checkpoint: CheckpointConfig
+    output: OutputConfig
+    storage: StorageConfig
+
+    def trajectory_digest(self) -> str:
+        """SHA-256 (hex) of what decides the bytes of the adapter; places, gang size and names are left out."""
+        parts = self.model_dump_json(include={"model", "dataset", "adapter", "training"})
+        return hashlib.sha256(parts.encode()).hexdigest()

@@ -1,0 +1,57 @@
+"""Failure classes, exit codes and the failure report: said once, used by every part."""
+
+from enum import StrEnum
+
+from finetune_contract.values import Value
+
+
+class FailureClass(StrEnum):
+    """Why training stopped; decides what happens next and which budget is touched."""
+
+    DISRUPTED = "Disrupted"
+    INFRASTRUCTURE = "Infrastructure"
+    OUT_OF_MEMORY = "OutOfMemory"
+    USER_ERROR = "UserError"
+    HANG = "Hang"
+    NOT_FINITE = "NotFinite"
+    INTERNAL = "Internal"
+
+
+class ExitCode:
+    """Exit codes of the agent. A leaving member never exits 0: a Succeeded pod would keep its place in a pod group."""
+
+    FINISHED = 0
+    FAILED = 1
+    LEAVING = 143
+
+
+MAX_MESSAGE_CHARS = 1000
+MAX_TRACEBACK_CHARS = 2000
+
+
+class FailureReport(Value):
+    """What one rank (or the agent, then `rank` is None) knows about the end of training, in the user's words."""
+
+    failure_class: FailureClass
+    message: str
+    rank: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    traceback_end: str | None = None
+
+
+PEER_LOST = "peer lost"  # how the message of a victim begins: somebody else ended first
+
+
+def is_peer_lost(report: FailureReport) -> bool:
+    """A victim's report: it explains nothing, and another report may."""
+    return report.failure_class is FailureClass.INFRASTRUCTURE and report.signal is None and PEER_LOST in report.message
+
+
+class TrainingError(Exception):
+    """A failure with a class: raised by trainer and agent, it crosses processes as a FailureReport."""
+
+    def __init__(self, failure_class: FailureClass, message: str) -> None:
+        super().__init__(message)
+        self.failure_class = failure_class
+        self.message = message

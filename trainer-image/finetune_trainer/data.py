@@ -1,0 +1,117 @@
+"""Tokenised rows of a job, made once for each member and cached by what they depend on; the split into training and evaluation."""
+
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch.distributed as dist
+
+from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.run_order import RunOrder
+from finetune_trainer.ranks import Ranks
+from finetune_trainer.rows import Form, read_rows
+from finetune_trainer.seeds import permutation
+from finetune_trainer.tokenise import Tokens, load_tokenizer, tokenise
+
+_CACHE_FORMAT = 1
+_COUNTS = "counts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """`train_rows` and `eval_rows` are indices into the tokens beside them."""
+
+    train: Tokens
+    train_rows: npt.NDArray[np.int64]
+    eval: Tokens
+    eval_rows: npt.NDArray[np.int64]
+
+
+def load_data(order: RunOrder, ranks: Ranks) -> Data:
+    """Collective. The first rank of each member tokenises, the others read what it wrote. Raises TrainingError naming the row."""
+    if ranks.is_local_leader:
+        _tokens_of(order, order.dataset_file, "spec.dataset.uri")
+        if order.eval_file is not None:
+            _tokens_of(order, order.eval_file, "spec.dataset.evalUri")
+    dist.barrier()
+    train = _tokens_of(order, order.dataset_file, "spec.dataset.uri")
+    if order.eval_file is not None:
+        held_out = _tokens_of(order, order.eval_file, "spec.dataset.evalUri")
+        return Data(train=train, train_rows=_all(train), eval=held_out, eval_rows=_all(held_out))
+    held_rows, kept_rows = split(len(train), order.config.dataset.eval_fraction, order.config.training.seed)
+    return Data(train=train, train_rows=kept_rows, eval=train, eval_rows=held_rows)
+
+
+def split(num_rows: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(held-out rows, training rows), each in file order; at least one held-out row unless the fraction is 0."""
+    num_held = max(1, round(num_rows * fraction)) if fraction > 0 else 0
+    if num_held >= num_rows:
+        message = (
+            f"spec.dataset.evalFraction: {fraction} of {num_rows} usable rows leaves none to train on; "
+            "give more rows, or held-out rows of their own by evalUri"
+        )
+        raise TrainingError(FailureClass.USER_ERROR, message)
+    shuffled = permutation(num_rows, seed, "held-out")
+    return np.sort(shuffled[:num_held]), np.sort(shuffled[num_held:])
+
+
+def _all(tokens: Tokens) -> npt.NDArray[np.int64]:
+    return np.arange(len(tokens), dtype=np.int64)
+
+
+def _tokens_of(order: RunOrder, file: str, field: str) -> Tokens:
+    path = Path(order.cache_dir) / f"tokens-{_cache_key(order, field)}.npz"
+    if path.exists():
+        return _read(path)
+    dataset, training = order.config.dataset, order.config.training
+    form: Literal["auto"] | Form = dataset.format
+    rows = read_rows(Path(file), field=field, form=form)
+    tokenizer = load_tokenizer(Path(order.model_dir), model_uri=order.config.model.uri)
+    limit, template = training.max_sequence_length, training.chat_template
+    tokens = tokenise(rows, tokenizer, limit=limit, train_on=training.train_on, template=template)
+    _write(path, tokens)
+    return tokens
+
+
+def _cache_key(order: RunOrder, field: str) -> str:
+    training = order.config.training
+    parts = (
+        _CACHE_FORMAT,
+        field,
+        order.dataset_digest,
+        order.model_digest,
+        order.config.dataset.format,
+        training.train_on,
+        training.max_sequence_length,
+        training.chat_template,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _write(path: Path, tokens: Tokens) -> None:
+    """Whole or not at all: a killed writer leaves no half cache behind."""
+    buffer = io.BytesIO()
+    counts = np.asarray([tokens.num_cut, tokens.num_dropped])
+    np.savez(buffer, ids=tokens.ids, is_target=tokens.is_target, starts=tokens.starts, numbers=tokens.numbers, counts=counts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_bytes(buffer.getvalue())
+    partial.replace(path)
+
+
+def _read(path: Path) -> Tokens:
+    with np.load(path) as arrays:
+        counts = arrays[_COUNTS]
+        return Tokens(
+            ids=arrays["ids"],
+            is_target=arrays["is_target"],
+            starts=arrays["starts"],
+            numbers=arrays["numbers"],
+            num_cut=int(counts[0]),
+            num_dropped=int(counts[1]),
+        )

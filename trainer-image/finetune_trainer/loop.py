@@ -1,0 +1,185 @@
+"""The recipe of one rank, from top to bottom: process group, model, data, state, steps, evaluation, export.
+
+Order at the end of a step k: state of k, snapshot of k, progress, then the evaluation of k; on resume a due evaluation is done first.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.messages import Progress
+from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerProgress, WorkerWarning
+from finetune_contract.state import RunRecord, StateId
+from finetune_trainer.batch import Schedule, chain_digest
+from finetune_trainer.data import Data, load_data
+from finetune_trainer.evaluate import Evaluation
+from finetune_trainer.export import export_adapter, state_digest
+from finetune_trainer.model import build_model
+from finetune_trainer.optimise import FlatState, clip, learning_rate, update
+from finetune_trainer.passes import GradientPass, StepBatch, plan_step
+from finetune_trainer.ranks import Ranks, choose_device, join_process_group
+from finetune_trainer.record import first_record, numerics_of, pack_capacity
+from finetune_trainer.reduce import own_leaves
+from finetune_trainer.report import Reporter
+from finetune_trainer.resume import Snapshots, check_same_on_all_ranks, restore, warn_of_other_numerics
+
+_MAX_NAMED_ROWS = 20
+
+
+def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: PLR0915 - the recipe's loop
+    """Train to the end of the job. Raises TrainingError; any other exception is a defect or the loss of a peer."""
+    config = order.config
+    training = config.training
+
+    reporter.enter("loading")
+    device = choose_device(ranks)
+    join_process_group(device)
+    checkpointing = training.gradient_checkpointing or bool(order.overrides.gradient_checkpointing)
+    model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing)
+    data = load_data(order, ranks)
+    _warn_of_lost_rows(data, order, reporter)
+    schedule = Schedule(
+        data.train_rows,
+        seed=training.seed,
+        batch_size=training.global_batch_size,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+    )
+    capacity = pack_capacity(order)
+    evaluation = Evaluation(data, capacity=capacity)
+
+    state = FlatState(model.adapters, device)
+    snapshots = Snapshots(order, ranks, state.state_3P.numel() * 4)
+    record = first_record(order, num_parameters=state.num_parameters, total_steps=schedule.total_steps, device=device)
+    restored = restore(snapshots, state)
+    if restored is not None:
+        warn_of_other_numerics(restored, record, reporter)
+        record = restored.model_copy(update={"numerics": numerics_of(order, device)})
+        snapshots.write(record, state)
+    first_step = record.step
+
+    def evaluate(record: RunRecord) -> RunRecord:
+        is_last = record.step == schedule.total_steps
+        is_due = is_last or (training.eval_every_steps is not None and record.step > 0 and record.step % training.eval_every_steps == 0)
+        if evaluation.is_empty or not is_due or record.last_evaluated_step == record.step:
+            return record
+        reporter.enter("evaluating")
+        loss = evaluation.mean_loss(model, ranks, device, reporter)
+        return record.model_copy(update={"eval_loss": loss, "last_evaluated_step": record.step})
+
+    record = evaluate(record)
+    reporter.enter("first_step")
+    passes = GradientPass(model, state, data.train, ranks, seed=training.seed, reporter=reporter)
+    for index in range(first_step, schedule.total_steps):
+        started = time.perf_counter()
+        step = plan_step(index, schedule.rows_of(index), data.train, capacity=capacity)
+        if index == first_step:
+            _warn_of_idle_ranks(step, ranks, reporter)
+
+        gradient_P, loss = passes.gradient(step)
+        norm = clip(gradient_P, training.max_grad_norm)
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            raise _not_finite(step, data, loss, norm)
+        rate = learning_rate(training, index, schedule.total_steps)
+        update(state, gradient_P, step=index + 1, rate=rate, weight_decay=training.weight_decay)
+        check_same_on_all_ranks(state, index + 1, ranks)
+
+        numbers = [int(data.train.numbers[row]) for row in step.rows.rows]
+        record = record.model_copy(
+            update={
+                "step": index + 1,
+                "rows_consumed": record.rows_consumed + len(numbers),
+                "tokens_total": record.tokens_total + step.num_tokens,
+                "sample_digest": chain_digest(record.sample_digest, index + 1, numbers),
+                "last_loss": loss,
+                "first_loss": loss if record.first_loss is None else record.first_loss,
+            }
+        )
+        snapshots.write(record, state)
+        if index == first_step:
+            reporter.enter("training", resumed_step=first_step)
+        if ranks.is_leader:
+            seconds = time.perf_counter() - started
+            progress = _progress(order, record, schedule, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
+            reporter.tell(WorkerProgress(progress=progress))
+        evaluated = evaluate(record)
+        if evaluated is not record:
+            reporter.enter("training")
+            if ranks.is_leader:
+                reporter.tell(WorkerProgress(progress=progress.model_copy(update={"eval_loss": evaluated.eval_loss})))
+        record = evaluated
+
+    reporter.enter("exporting")
+    if ranks.is_leader:
+        folder, model_dir = Path(order.output_dir), Path(order.model_dir)
+        export_adapter(folder, config=config, adapters=model.adapters, kinds=model.adapted_kinds, model_dir=model_dir)
+        reporter.tell(_exported(order, record, state.weights_P))
+    dist.barrier()
+    reporter.tell(WorkerDone(rank=ranks.rank))
+    dist.destroy_process_group()
+
+
+def _exported(order: RunOrder, record: RunRecord, weights_P: torch.Tensor) -> WorkerExported:
+    return WorkerExported(
+        state=StateId(formation=order.formation, step=record.step),
+        state_sha256=state_digest(weights_P),
+        first_loss=record.first_loss,
+        last_loss=record.last_loss,
+        eval_loss=record.eval_loss,
+        sample_digest=record.sample_digest,
+    )
+
+
+def _progress(
+    order: RunOrder, record: RunRecord, schedule: Schedule, *, norm: float, rate: float, num_tokens: int, seconds: float
+) -> Progress:
+    assert record.last_loss is not None
+    return Progress(
+        formation=order.formation,
+        step=record.step,
+        total_steps=schedule.total_steps,
+        epoch=record.step / schedule.steps_per_epoch,
+        loss=record.last_loss,
+        eval_loss=record.eval_loss,
+        learning_rate=rate,
+        grad_norm=norm,
+        tokens_total=record.tokens_total,
+        tokens_per_second=num_tokens / seconds,
+        step_seconds=seconds,
+        first_loss=record.first_loss,
+    )
+
+
+def _warn_of_lost_rows(data: Data, order: RunOrder, reporter: Reporter) -> None:
+    limit = order.config.training.max_sequence_length
+    tokens = data.train
+    if tokens.num_cut or tokens.num_dropped:
+        what = f"{tokens.num_cut} of {len(tokens) + tokens.num_dropped} rows were cut at spec.training.maxSequenceLength {limit}"
+        message = f"{what}; {tokens.num_dropped} had no token left to train on and were dropped"
+        reporter.warn(WorkerWarning(reason="RowsCut", message=message))
+
+
+def _warn_of_idle_ranks(step: StepBatch, ranks: Ranks, reporter: Reporter) -> None:
+    num_packs = len(step.packs)
+    if num_packs >= ranks.world_size:
+        return
+    idle = [rank for rank in range(ranks.world_size) if not own_leaves(rank, ranks.world_size, num_packs)]
+    message = (
+        f"a step has {num_packs} micro-batches for {ranks.world_size} ranks: ranks {', '.join(map(str, idle))} have nothing to do; "
+        "raise spec.training.globalBatchSize or give fewer nodes"
+    )
+    reporter.warn(WorkerWarning(reason="IdleRanks", message=message))
+
+
+def _not_finite(step: StepBatch, data: Data, loss: float, norm: float) -> TrainingError:
+    numbers = [int(data.train.numbers[row]) for row in step.rows.rows]
+    shown = ", ".join(map(str, numbers[:_MAX_NAMED_ROWS])) + (", ..." if len(numbers) > _MAX_NAMED_ROWS else "")
+    message = (
+        f"step {step.index + 1}: loss {loss}, gradient norm {norm}; the step was not applied. Its rows: {shown}. "
+        "A lower spec.training.learningRate or a look at these rows helps"
+    )
+    return TrainingError(FailureClass.NOT_FINITE, message)

@@ -1,0 +1,63 @@
+"""Where this process stands among all, on which device it trains, and the process group they share."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+# Agents watch the beat and end a formation that hangs; a timeout here would only race with them.
+_COLLECTIVE_TIMEOUT = timedelta(hours=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Position of one process; `node_rank` is the member's index in the formation."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    node_rank: int
+
+    @property
+    def is_local_leader(self) -> bool:
+        return self.local_rank == 0
+
+    @property
+    def is_leader(self) -> bool:
+        return self.rank == 0
+
+
+def ranks_from_environment() -> Ranks:
+    """What torchrun's engine puts into the environment of each worker."""
+    rank, local_world_size = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    return Ranks(
+        rank=rank,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        local_world_size=local_world_size,
+        node_rank=rank // local_world_size,
+    )
+
+
+def choose_device(ranks: Ranks) -> torch.device:
+    """One CUDA device for each local rank where there is one, else the CPU on one thread.
+
+    One thread because the number of threads changes the bytes: it is a part of the numerics key.
+    """
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", ranks.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def join_process_group(device: torch.device) -> None:
+    """Meet all ranks of the formation; small integers always travel over gloo."""
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)

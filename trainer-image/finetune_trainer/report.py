@@ -1,0 +1,40 @@
+"""What a rank tells: events on the pipe of its agent (or on standard output under plain torchrun), and the beat."""
+
+import os
+import sys
+from typing import Literal
+
+from finetune_contract.beat import Beat
+from finetune_contract.run_order import RunOrder, WorkerPhase, WorkerWarning
+from finetune_contract.values import Value
+from finetune_trainer.ranks import Ranks
+
+Phase = Literal["loading", "first_step", "training", "evaluating", "exporting"]
+
+
+class Reporter:
+    """One line, one write: lines of many ranks share a pipe and stay whole."""
+
+    def __init__(self, order: RunOrder, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._fd = sys.stdout.fileno() if order.events_fd is None else order.events_fd
+        self._beat = None if order.beat_fd is None else Beat(order.beat_fd)
+
+    def tell(self, event: Value) -> None:
+        os.write(self._fd, event.model_dump_json(exclude_none=True).encode() + b"\n")
+
+    def beat(self) -> None:
+        """Say that this rank is alive and got somewhere."""
+        if self._beat is not None:
+            self._beat.raise_for(self._ranks.local_rank)
+
+    def enter(self, phase: Phase, *, resumed_step: int | None = None) -> None:
+        """The first rank of each member announces phases; every rank beats."""
+        self.beat()
+        if self._ranks.is_local_leader:
+            self.tell(WorkerPhase(phase=phase, resumed_step=resumed_step))
+
+    def warn(self, warning: WorkerWarning) -> None:
+        """For the user, ends nothing; from the first rank of all only."""
+        if self._ranks.is_leader:
+            self.tell(warning)

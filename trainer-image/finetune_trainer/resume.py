@@ -1,0 +1,88 @@
+"""Where training goes on: the greatest (formation, step) that any member holds, the same on every rank afterwards.
+
+Only slots are read: the agent has put a commit into a slot before, and a slot verifies its own CRC.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.run_order import RunOrder, WorkerWarning
+from finetune_contract.slots import SlotFile, Snapshot
+from finetune_contract.state import RunRecord, StateId, newest_state
+from finetune_trainer.optimise import FlatState
+from finetune_trainer.ranks import Ranks
+from finetune_trainer.report import Reporter
+
+
+class Snapshots:
+    """The slots of this member as its first rank writes them; on other ranks they are read by nobody and written by nobody."""
+
+    def __init__(self, order: RunOrder, ranks: Ranks, num_state_bytes: int) -> None:
+        self._formation = order.formation
+        self._slots: SlotFile | None = None
+        if ranks.is_local_leader:
+            fd = os.memfd_create("finetune-slots") if order.slots_fd is None else order.slots_fd
+            self._slots = SlotFile(fd)
+            self._slots.reserve(num_state_bytes)
+
+    def newest(self) -> Snapshot | None:
+        return None if self._slots is None else self._slots.read_newest()
+
+    def write(self, record: RunRecord, state: FlatState) -> None:
+        if self._slots is not None:
+            state_id = StateId(formation=self._formation, step=record.step)
+            self._slots.write(state_id, record, state.state_3P.cpu().numpy())
+
+
+def restore(snapshots: Snapshots, state: FlatState) -> RunRecord | None:
+    """Collective. Put the newest state of all members into `state`; its record, or None when there is none."""
+    own = snapshots.newest()
+    known: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(known, None if own is None else own.state_id)
+    newest = newest_state(*known)
+    if newest is None:
+        return None
+    holder = known.index(newest)
+    is_holder = dist.get_rank() == holder
+    box: list[Any] = [own.record if is_holder and own is not None else None]
+    dist.broadcast_object_list(box, src=holder)
+    record: RunRecord = box[0]
+    if record.num_parameters != state.num_parameters:
+        sizes = f"{record.num_parameters} adapter weights, this job has {state.num_parameters}"
+        raise TrainingError(FailureClass.INTERNAL, f"the resume state of step {record.step} has {sizes}")
+    if is_holder and own is not None:
+        state.state_3P.copy_(torch.from_numpy(np.frombuffer(bytearray(own.state), dtype=np.float32)))
+    dist.broadcast(state.state_3P, src=holder)
+    return record
+
+
+def check_same_on_all_ranks(state: FlatState, step: int, ranks: Ranks) -> None:
+    """Collective. Raises TrainingError naming the ranks whose state differs from most: such a step must not become a snapshot."""
+    if ranks.world_size == 1:
+        return
+    own = state.fingerprint()
+    gathered = torch.empty(ranks.world_size * own.numel(), dtype=torch.int64)
+    dist.all_gather_into_tensor(gathered, own)
+    prints = [tuple(row.tolist()) for row in gathered.view(ranks.world_size, -1)]
+    if len(set(prints)) == 1:
+        return
+    most = max(prints, key=prints.count)
+    odd = [rank for rank, fingerprint in enumerate(prints) if fingerprint != most]
+    nodes = sorted({rank // ranks.local_world_size for rank in odd})
+    message = f"step {step}: ranks {odd} (node ranks {nodes}) computed another state than the others; the step is not kept"
+    raise TrainingError(FailureClass.INFRASTRUCTURE, message)
+
+
+def warn_of_other_numerics(before: RunRecord, now: RunRecord, reporter: Reporter) -> None:
+    """Another numerics key may give other bytes from here on: declared, never silent."""
+    if before.numerics == now.numerics:
+        return
+    then, here = before.numerics.model_dump(), now.numerics.model_dump()
+    changes = ", ".join(f"{name} {then[name]} -> {here[name]}" for name in then if then[name] != here[name])
+    message = f"numerics changed at step {before.step}: {changes}; the adapter's bytes may differ from an undisturbed run's"
+    reporter.warn(WorkerWarning(reason="NumericsChanged", message=message))

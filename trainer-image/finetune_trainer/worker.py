@@ -1,0 +1,69 @@
+"""Top of one worker: runs the recipe and turns what goes wrong into a failure report.
+
+It must return and not exit: torchrun's engine waits for the result of its worker function.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import traceback
+
+import torch
+import torch.distributed as dist
+
+from finetune_contract.failures import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, PEER_LOST, FailureClass, FailureReport, TrainingError
+from finetune_contract.run_order import RunOrder, WorkerFailure
+from finetune_trainer.loop import train
+from finetune_trainer.ranks import ranks_from_environment
+from finetune_trainer.report import Reporter
+
+_PR_SET_NAME = 15
+# torch raises RuntimeError for all of them; what is only about sizes or types must stay a defect of ours.
+_LOST_PEER_SIGNS = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "nccl error", "read error")
+_log = logging.getLogger(__name__)
+
+
+def run_rank(order: RunOrder) -> None:
+    """Train as the rank of the environment. Raises SystemExit(1) after the failure was told."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"finetune-rank")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
+    ranks = ranks_from_environment()
+    reporter = Reporter(order, ranks)
+    try:
+        train(order, ranks, reporter)
+    except Exception as error:  # noqa: BLE001 - the worker's top: whatever it was, the agent must hear it
+        _log.exception("rank %d failed in formation %d", ranks.rank, order.formation)
+        reporter.tell(WorkerFailure(report=report_of(error, ranks.rank)))
+        with contextlib.suppress(Exception):
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        raise SystemExit(1) from None
+
+
+def report_of(error: Exception, rank: int) -> FailureReport:
+    """Class and words for whatever ended this rank."""
+    failure_class, message = _classify(error)
+    is_ours = isinstance(error, TrainingError)
+    return FailureReport(
+        failure_class=failure_class,
+        message=message[:MAX_MESSAGE_CHARS],
+        rank=rank,
+        exit_code=1,
+        traceback_end=None if is_ours else "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARS:],
+    )
+
+
+def _classify(error: Exception) -> tuple[FailureClass, str]:
+    if isinstance(error, TrainingError):
+        return error.failure_class, error.message
+    if isinstance(error, torch.OutOfMemoryError):
+        return FailureClass.OUT_OF_MEMORY, f"the device ran out of memory: {error}"
+    if isinstance(error, MemoryError):
+        return FailureClass.OUT_OF_MEMORY, "the process ran out of memory"
+    if isinstance(error, (dist.DistError, ConnectionError)):
+        return FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}"
+    if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _LOST_PEER_SIGNS):
+        return FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}"
+    return FailureClass.INTERNAL, f"{type(error).__name__}: {error}"
