@@ -41,10 +41,10 @@ check: $(STAMP) ## format, lint, types, import layers, budgets
 	$(BIN)/python .ci/budgets.py
 
 generate: $(STAMP) ## write everything that is generated
-	$(BIN)/python .ci/generate.py
+	PYTHONPATH=. $(BIN)/python .ci/generate.py
 
 verify: $(STAMP) ## fail on any difference to what would be generated
-	$(BIN)/python .ci/generate.py --check
+	PYTHONPATH=. $(BIN)/python .ci/generate.py --check
 
 e2e: $(STAMP) ## the suite on a real Kubernetes (needs root; brings the cluster up and takes it down)
 	$(BIN)/python -m pytest e2e $(E2E_ARGS)

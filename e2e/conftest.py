@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from tests.faults.ledger import figures, pytest_runtest_makereport
 
 from e2e.faults import undisturbed
 from e2e.fixtures import PrometheusApi, free_cpu, inputs, kill_worker, module_team, product, session_team, team
@@ -23,7 +24,18 @@ from e2e.harness.session import Session, running_session
 from e2e.harness.toolchain import ensure_helm
 from e2e.product import Kubectl
 
-__all__ = ["free_cpu", "inputs", "kill_worker", "module_team", "product", "session_team", "team", "undisturbed"]
+__all__ = [
+    "figures",
+    "free_cpu",
+    "inputs",
+    "kill_worker",
+    "module_team",
+    "product",
+    "pytest_runtest_makereport",
+    "session_team",
+    "team",
+    "undisturbed",
+]
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 

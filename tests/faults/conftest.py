@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 from examples.make_tiny_model import make_tiny_model
+from tests.faults.ledger import figures, pytest_runtest_makereport
 from tests.faults.lives import a_fault_document, live
 from tests.local.runs import ROWS
+
+__all__ = ["figures", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")
