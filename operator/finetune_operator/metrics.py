@@ -156,6 +156,7 @@ _SERIES = {
     "eta_seconds": "Estimated time to the last step",
     "last_progress_timestamp_seconds": "When a step was last reported",
     "last_checkpoint_timestamp_seconds": "When the newest commit was completed",
+    "uncommitted_steps": "Optimizer steps finished and not committed",
     "restarts_total": "Formations after the first",
     "ready_members": "Members that can train",
     "goodput_ratio": "Training seconds of all seconds since admission",
@@ -164,7 +165,14 @@ _SERIES = {
 }
 
 
-def job_values(status: JobStatus, reading: Reading | None) -> _Values:
+def newest_committed_step(status: JobStatus, sessions: tuple[Session, ...]) -> int:
+    """0 before the first commit."""
+    said = [one.commit for one in sessions if one.commit is not None]
+    newest = max((commit.order for commit in said), default=(0, 0))
+    return max(newest, (status.last_commit.formation, status.last_commit.step) if status.last_commit else (0, 0))[1]
+
+
+def job_values(status: JobStatus, reading: Reading | None, committed_step: int) -> _Values:
     """Value of each series of one job; None where there is nothing to say yet."""
     spent = status.goodput.model_dump()
     total = sum(spent.values())
@@ -188,6 +196,7 @@ def job_values(status: JobStatus, reading: Reading | None) -> _Values:
             "tokens_per_second": reading.tokens_per_second,
             "tokens_total": reading.tokens_total,
             "step_seconds": reading.step_seconds,
+            "uncommitted_steps": None if status.is_ended else max(0, reading.step - committed_step),
             "eta_seconds": None if status.is_ended else reading.eta_seconds,
             "last_progress_timestamp_seconds": _timestamp(reading.at),
         }
@@ -219,7 +228,8 @@ class JobCollector(Collector):
             names = [namespace, job.metadata.name]
             info.add_metric([*names, job.metadata.uid, job.spec.model.uri], 1)
             phases.add_metric([*names, phase], 1)
-            values = job_values(job.status, newest_reading(job.status, self._agents.observe(job.metadata.uid)))
+            sessions = self._agents.observe(job.metadata.uid)
+            values = job_values(job.status, newest_reading(job.status, sessions), newest_committed_step(job.status, sessions))
             for series, value in values.items():
                 if value is not None:
                     families[series].add_metric(names, value)

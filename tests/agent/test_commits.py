@@ -16,7 +16,7 @@ from finetune_agent.uploads import Uploads
 from finetune_contract.commits import manifest_key, state_key
 from finetune_contract.config import OutputConfig
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.messages import Committed, Warned
+from finetune_contract.messages import Committed, StorageState, Warned
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import InputDigests, StateId
 
@@ -118,9 +118,9 @@ def test_another_jobs_adapter_is_replaced_only_if_told(tmp_path, config):
 
 class Heard:
     def __init__(self) -> None:
-        self.reports: list[Committed | Warned] = []
+        self.reports: list[Committed | StorageState | Warned] = []
 
-    def __call__(self, report: Committed | Warned) -> None:
+    def __call__(self, report: Committed | StorageState | Warned) -> None:
         self.reports.append(report)
 
 
@@ -148,7 +148,8 @@ async def test_the_uploader_walks_back_over_a_damaged_commit_and_says_so(uploads
     inputs = InputDigests(model="m", dataset="d")
     assert await uploads.load_newest(newer_than=None, inputs=inputs) == StateId(formation=1, step=3)
     assert uploads.slots.read_newest().record.step == 3
-    (warned,) = uploads.heard.reports
+    warned, storage = uploads.heard.reports
+    assert storage == StorageState()
     assert (warned.reason, "f000001-000000004.bin is damaged" in warned.message) == ("CommitSkipped", True)
 
 
@@ -161,10 +162,18 @@ async def test_a_killed_uploader_is_replaced_and_what_it_was_asked_is_done(uploa
     assert [state.step for state in log.states()] == [9, 8]
 
 
-async def test_a_store_that_cannot_be_used_is_warned_of_once_and_caught_up_with(uploads, log, config, tmp_path):
-    (tmp_path / "checkpoints").write_text("a file where the folder should be")
-    write_snapshot(uploads.slots, config, step=8)
-    assert await uploads.commit_newest(1.5) is None
-    (tmp_path / "checkpoints").unlink()
-    assert await uploads.commit_newest(10) == StateId(formation=1, step=8)
-    assert [report.reason for report in uploads.heard.reports if isinstance(report, Warned)] == ["StorageRefused"]
+async def test_each_outage_and_each_end_of_one_is_told_once_and_caught_up_with(uploads, log, config, tmp_path):
+    for step in (8, 9):
+        move_away(tmp_path / "checkpoints")
+        (tmp_path / "checkpoints").write_text("a file where the folder should be")
+        write_snapshot(uploads.slots, config, step=step)
+        assert await uploads.commit_newest(2.5) is None
+        (tmp_path / "checkpoints").unlink()
+        assert await uploads.commit_newest(10) == StateId(formation=1, step=step)
+    told = [report.problem and report.problem.reason for report in uploads.heard.reports if isinstance(report, StorageState)]
+    assert told == ["StorageRefused", None, "StorageRefused", None]
+
+
+def move_away(folder):
+    if folder.exists():
+        folder.rename(folder.with_name("before"))

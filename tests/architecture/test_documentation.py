@@ -126,11 +126,14 @@ def _condition_types(path: Path) -> Iterator[str]:
     yield from firsts - {"True", "False", "Unknown"}
 
 
+_SAY_REASONS = {"Event", "Warned", "WorkerWarning", "StorageProblem"}
+
+
 def _event_reasons(path: Path) -> Iterator[str]:
     """Reasons of events that one module makes: `Event(reason=...)`, and warnings of members, which become events."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"Event", "Warned", "WorkerWarning"}:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SAY_REASONS:
             given = next(keyword.value for keyword in node.keywords if keyword.arg == "reason")
             yield from _constants(given) if not isinstance(given, ast.Name) else _assigned(tree, given.id)
 

@@ -16,6 +16,8 @@ from finetune_contract.messages import (
     PhaseChanged,
     Probed,
     Progress,
+    StorageProblem,
+    StorageState,
     Warned,
 )
 from finetune_contract.state import InputDigests, StateId
@@ -61,6 +63,7 @@ def state(step: int, formation: int = 2) -> StateId:
     return StateId(formation=formation, step=step)
 
 
+AWAY = StorageState(problem=StorageProblem(reason="StorageUnavailable", message="no answer"))
 BAD = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="peer lost")
 
 
@@ -89,7 +92,9 @@ BAD = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="peer los
         (Failed(formation=2, report=BAD), "failed_formation", 2),
         (Leaving(seconds=30), "leaving_until", T1 + timedelta(seconds=30)),
         (Probed(peer_uid="m2", reachable=False), "unreachable_peers", frozenset({"m2"})),
-        (Warned(reason="StorageAway", message="no answer"), "warnings", (("StorageAway", "no answer"),)),
+        (Warned(reason="IdleRanks", message="rank 1"), "warnings", (("IdleRanks", "rank 1"),)),
+        (AWAY, "storage", AWAY),
+        (StorageState(), "storage", StorageState()),
     ],
 )
 def test_a_message_changes_its_own_part_of_the_session(message, field, value) -> None:
@@ -100,9 +105,9 @@ def test_a_message_changes_its_own_part_of_the_session(message, field, value) ->
 
 
 def test_a_session_holds_everything_that_a_hello_and_a_session_both_know() -> None:
-    said = hello(probe_port=4711, snapshot=state(5), commit=state(4))
+    said = hello(probe_port=4711, snapshot=state(5), commit=state(4), storage=AWAY)
     shared = set(Hello.model_fields) & {field.name for field in fields(Session)}
-    assert {"probe_port", "port", "address", "snapshot", "inputs"} <= shared
+    assert {"probe_port", "port", "address", "snapshot", "inputs", "storage"} <= shared
     session = greet(said, None, T0)
     assert {name: getattr(session, name) for name in shared} == {name: getattr(said, name) for name in shared}
 

@@ -20,7 +20,7 @@ from tests.builders.observed import (
     training_status,
 )
 
-from finetune_contract.messages import MemberPhase
+from finetune_contract.messages import MemberPhase, StorageProblem, StorageState
 from finetune_contract.state import StateId
 from finetune_operator.api.status import Columns, Condition, ProgressEntry, Restarts
 from finetune_operator.decide.answer import Phase
@@ -102,6 +102,53 @@ def test_conditions_are_derived_from_the_phase(seen, told) -> None:
     assert {kind: found.get(kind) for kind in told} == told
     ends = {"Complete", "Failed", "Finished"} & set(found)
     assert bool(ends) == status.is_ended, "terminal conditions appear only when True"
+
+
+AWAY = StorageState(problem=StorageProblem(reason="StorageUnavailable", message="no answer"))
+COMMITTED = {"commit": StateId(formation=1, step=9)}
+
+
+def checkpointed(state, reason="R") -> Condition:
+    return Condition(type="Checkpointed", status=state, reason=reason, message="m", observed_generation=1, last_transition_time=ago(9))
+
+
+@pytest.mark.parametrize(
+    ("before", "saver", "other", "told"),
+    [
+        (None, {}, {}, ("Unknown", "NoCommitYet")),
+        (None, COMMITTED, {}, ("True", "Committed")),
+        (None, COMMITTED | {"storage": AWAY}, {}, ("False", "StorageUnavailable")),
+        (None, COMMITTED, {"storage": AWAY}, ("True", "Committed")),
+        (checkpointed("False", "StorageRefused"), COMMITTED, {}, ("False", "StorageRefused")),
+        (checkpointed("False"), COMMITTED | {"storage": StorageState()}, {}, ("True", "Committed")),
+        (checkpointed("False"), {"storage": StorageState()}, {}, ("Unknown", "NoCommitYet")),
+    ],
+    ids=["no commit yet", "commits", "store away", "only the saver counts", "silence takes nothing back", "back", "back before a commit"],
+)
+def test_checkpointed_is_what_node_rank_0_found_last(before, saver, other, told) -> None:
+    status = training_status(conditions=() if before is None else (before,))
+    seen = observed(job=a_job(status=status), sessions=(a_session(1, **saver), a_session(2, **other)))
+    condition = decide(seen).status.condition("Checkpointed")
+    assert (condition.status, condition.reason) == told
+
+
+@pytest.mark.parametrize(
+    ("before", "storage", "told"),
+    [
+        (None, AWAY, [("Warning", "StorageUnavailable")]),
+        (checkpointed("True"), AWAY, [("Warning", "StorageUnavailable")]),
+        (checkpointed("False", "StorageUnavailable"), AWAY, []),
+        (checkpointed("False", "StorageRefused"), AWAY, [("Warning", "StorageUnavailable")]),
+        (checkpointed("False", "StorageRefused"), None, []),
+        (checkpointed("False", "StorageRefused"), StorageState(), [("Normal", "StorageUsable")]),
+        (checkpointed("True"), StorageState(), []),
+    ],
+    ids=["first outage", "a later outage", "told before", "another trouble", "not tried", "over", "nothing new"],
+)
+def test_each_outage_of_the_store_and_its_end_is_an_event(before, storage, told) -> None:
+    status = training_status(conditions=() if before is None else (before,), warned=("StorageUnavailable",))
+    decision = decide(observed(job=a_job(status=status), sessions=(a_session(1, storage=storage), a_session(2))))
+    assert [(event.type, event.reason) for event in decision.events if event.reason.startswith("Storage")] == told
 
 
 def test_a_condition_keeps_its_transition_time_until_its_status_flips() -> None:

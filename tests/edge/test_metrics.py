@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.coordinator.test_sessions import hello, progress
 from tests.kube.builders import job
 
+from finetune_contract.state import StateId
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Condition, JobStatus, Pinned, ProgressEntry, Recovery, Restarts
 from finetune_operator.coordinator.sessions import greet, hear
@@ -65,6 +66,14 @@ def test_a_session_is_newer_than_the_throttled_status() -> None:
 def test_an_old_session_does_not_hide_a_newer_status() -> None:
     session = replace(hear(greet(hello(), None, NOW), progress(7), NOW), progressed_at=NOW - timedelta(hours=1))
     assert World(training(), sessions=(session,)).value("finetune_job_step", name="support-bot") == 40
+
+
+def test_steps_that_are_not_committed_are_shown_until_the_end() -> None:
+    session = hear(greet(hello(commit=StateId(formation=2, step=50)), None, NOW), progress(55), NOW)
+    assert World(training(), sessions=(session,)).value("finetune_job_uncommitted_steps", name="support-bot") == 5
+    assert World(training()).value("finetune_job_uncommitted_steps", name="support-bot") == 40
+    ended = training(conditions=(condition("Complete"),), completion_time=NOW)
+    assert World(ended, sessions=(session,)).value("finetune_job_uncommitted_steps", name="support-bot") is None
 
 
 def test_series_end_with_the_job() -> None:

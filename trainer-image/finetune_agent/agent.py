@@ -18,13 +18,28 @@ from finetune_agent.memory_file import open_memory_file
 from finetune_agent.probes import is_reachable, listen, port_of
 from finetune_agent.settings import Settings
 from finetune_agent.transfer_messages import ReadyInputs
+from finetune_agent.upload_messages import Unasked
 from finetune_agent.uploads import Uploads
 from finetune_agent.voice import Voice
 from finetune_agent.workers import Workers
 from finetune_contract.beat import Beat
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import ExitCode, FailureClass, FailureReport, TrainingError
-from finetune_contract.messages import Commit, Committed, Exit, Hello, Inspect, MemberPhase, Order, Probe, Probed, Start, Stop, Warned
+from finetune_contract.messages import (
+    Commit,
+    Committed,
+    Exit,
+    Hello,
+    Inspect,
+    MemberPhase,
+    Order,
+    Probe,
+    Probed,
+    Start,
+    Stop,
+    StorageState,
+    Warned,
+)
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import StateId
 
@@ -118,9 +133,11 @@ class Agent:
         if not self._ending.done():
             self._ending.set_result(code)
 
-    def _hear(self, report: Committed | Warned) -> None:
+    def _hear(self, report: Unasked) -> None:
         if isinstance(report, Committed):
             self._voice.committed(report)
+        elif isinstance(report, StorageState):
+            self._voice.storage_changed(report)
         else:
             _log.warning("%s: %s", report.reason, report.message)
             self._voice.say(report)

@@ -1,11 +1,11 @@
-"""What the agent and its uploader say to each other: one JSON line a message. `Committed` and `Warned` come unasked."""
+"""What the agent and its uploader say to each other: one JSON line a message. `Committed`, `StorageState` and `Warned` come unasked."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Committed, Output, Warned
+from finetune_contract.messages import Committed, Output, StorageState, Warned
 from finetune_contract.state import InputDigests, StateId
 from finetune_contract.values import Value
 
@@ -67,7 +67,8 @@ class Answer(Value):
 
 
 Request = Annotated[Follow | Rest | CommitNewest | LoadNewest | Publish, Field(discriminator="type")]
-Report = Annotated[Answer | Committed | Warned, Field(discriminator="type")]
+Unasked = Committed | StorageState | Warned
+Report = Annotated[Answer | Unasked, Field(discriminator="type")]
 Question = CommitNewest | LoadNewest | Publish
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)

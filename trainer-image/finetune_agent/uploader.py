@@ -25,7 +25,7 @@ from finetune_agent.stores import StoreRefused, StoreUnavailable
 from finetune_agent.upload_messages import Answer, CommitNewest, Follow, LoadNewest, Publish, Question, Request, Rest, parse_request
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, FailureReport, TrainingError
-from finetune_contract.messages import Committed, Output, Warned, render_message
+from finetune_contract.messages import Committed, Output, StorageProblem, StorageState, Warned, render_message
 from finetune_contract.places import parse_place
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import StateId
@@ -33,6 +33,11 @@ from finetune_contract.values import Value
 
 _LOOK_SECONDS = 0.2  # how often a new snapshot is looked for
 _LONGEST_BACKOFF_SECONDS = 10.0
+_WAITING = {
+    CommitNewest: "training goes on, snapshots wait in memory until the store can be used",
+    LoadNewest: "training waits until the newest commit can be read",
+    Publish: "training is done, the adapter waits on this member until the store can be used",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +51,7 @@ class Uploader:
         self._newest: StateId | None = None  # newest commit known
         self._next_upload_at = 0.0
         self._backoff_seconds = 1.0
-        self._is_store_away = False
+        self._storage: StorageState | None = None  # as it was told last
 
     def run(self) -> None:
         threading.Thread(target=self._read_requests, daemon=True).start()
@@ -74,6 +79,7 @@ class Uploader:
             _tell(self._answer(request))
 
     def _answer(self, request: Question) -> Answer:
+        before = self._newest
         try:
             if isinstance(request, CommitNewest):
                 answer = Answer(id=request.id, state=self._commit_newest())
@@ -82,14 +88,15 @@ class Uploader:
             else:
                 answer = Answer(id=request.id, output=self._publish(request))
         except (StoreUnavailable, StoreRefused) as error:
-            self._note_outage(error)
+            self._note_trouble(error, _WAITING[type(request)])
             return Answer(id=request.id, unavailable=str(error))
         except TrainingError as error:
             return Answer(id=request.id, failure=FailureReport(failure_class=error.failure_class, message=error.message))
         except OSError as error:
             message = f"a snapshot cannot be kept in memory: {error.strerror}; raise the memory limit of the members"
             return Answer(id=request.id, failure=FailureReport(failure_class=FailureClass.OUT_OF_MEMORY, message=message))
-        self._is_store_away = False
+        if not isinstance(request, CommitNewest) or self._newest != before:
+            self._tell_storage(StorageState())
         return answer
 
     def _upload_if_due(self) -> None:
@@ -102,11 +109,12 @@ class Uploader:
             self._commit_newest()
             self._log().prune(keep=self._config.checkpoint.keep, spared=self._following.resumed_from)
         except (StoreUnavailable, StoreRefused) as error:
-            self._note_outage(error)
+            self._note_trouble(error, _WAITING[CommitNewest])
             self._next_upload_at = time.monotonic() + self._backoff_seconds * self._random.uniform(0.5, 1.0)
             self._backoff_seconds = min(2 * self._backoff_seconds, _LONGEST_BACKOFF_SECONDS)
         else:
-            self._is_store_away, self._backoff_seconds = False, 1.0
+            self._tell_storage(StorageState())
+            self._backoff_seconds = 1.0
             self._next_upload_at = started + self._config.checkpoint.min_interval_seconds
 
     def _commit_newest(self) -> StateId | None:
@@ -149,13 +157,17 @@ class Uploader:
         store = open_store(place, storage=self._config.storage, credentials=self._credentials, random=self._random)
         return CommitLog(store=store, job_uid=self._config.job.uid, config_digest=self._config.trajectory_digest())
 
-    def _note_outage(self, error: StoreUnavailable | StoreRefused) -> None:
+    def _note_trouble(self, error: StoreUnavailable | StoreRefused, consequence: str) -> None:
         _log.warning("the store cannot be used: %s", error)
-        if not self._is_store_away:
-            reason = "StorageUnavailable" if isinstance(error, StoreUnavailable) else "StorageRefused"
-            message = f"training goes on, snapshots wait in memory until the store can be used: {error}"
-            _tell(Warned(reason=reason, message=message))
-        self._is_store_away = True
+        reason = "StorageUnavailable" if isinstance(error, StoreUnavailable) else "StorageRefused"
+        told = None if self._storage is None else self._storage.problem
+        if told is None or told.reason != reason or not told.message.startswith(consequence):  # not again for each key and attempt
+            self._tell_storage(StorageState(problem=StorageProblem(reason=reason, message=f"{consequence}: {error}")))
+
+    def _tell_storage(self, storage: StorageState) -> None:
+        if storage != self._storage:
+            self._storage = storage
+            _tell(storage)
 
 
 def _tell(report: Value) -> None:

@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from finetune_agent.upload_messages import Answer, CommitNewest, Follow, LoadNewest, Publish, Question, Rest, parse_report
+from finetune_agent.upload_messages import Answer, CommitNewest, Follow, LoadNewest, Publish, Question, Rest, Unasked, parse_report
 from finetune_contract.failures import TrainingError
-from finetune_contract.messages import Committed, Output, Warned, render_message
+from finetune_contract.messages import Output, render_message
 from finetune_contract.state import InputDigests, StateId
 from finetune_contract.values import Value
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 class Uploads:
     """`hear` takes what the uploader says unasked."""
 
-    def __init__(self, *, slots_fd: int, hear: Callable[[Committed | Warned], None]) -> None:
+    def __init__(self, *, slots_fd: int, hear: Callable[[Unasked], None]) -> None:
         self._slots_fd, self._hear = slots_fd, hear
         self._child: asyncio.subprocess.Process | None = None
         self._questions: dict[int, tuple[Question, asyncio.Future[Answer]]] = {}

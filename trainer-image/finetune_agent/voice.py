@@ -11,7 +11,7 @@ from random import Random
 from finetune_agent.settings import Settings
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Progress
+from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Progress, StorageState
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import InputDigests, StateId, newest_state
 from finetune_contract.values import Value
@@ -31,6 +31,7 @@ class Voice:
         self.formation = 0
         self.term = 0
         self.commit: StateId | None = None
+        self.storage: StorageState | None = None
         self.inputs: InputDigests | None = None
         self.progress: Progress | None = None
         self.failure: FailureReport | None = None
@@ -63,6 +64,7 @@ class Voice:
             failed_formation=self.failed_formation,
             output=self.output,
             leaving_seconds=None if self.leaving_seconds is None else self.leaving_seconds(),
+            storage=self.storage,
         )
 
     def say(self, message: Value) -> None:
@@ -97,6 +99,10 @@ class Voice:
     def committed(self, committed: Committed) -> None:
         self.commit = newest_state(self.commit, committed.state)
         self._send(committed)
+
+    def storage_changed(self, storage: StorageState) -> None:
+        self.storage = storage
+        self._send(storage)
 
     def leave(self, seconds: float, seconds_left: Callable[[], float]) -> None:
         self.leaving_seconds = seconds_left

@@ -55,6 +55,20 @@ class Committed(Value):
     seconds: float
 
 
+class StorageProblem(Value):
+    """Why commits do not get through, in words for the user."""
+
+    reason: str  # CamelCase, used as the condition's reason: StorageUnavailable or StorageRefused
+    message: str
+
+
+class StorageState(Value):
+    """Whether the store of the commits can be used, as this member found it last; told when it changes."""
+
+    type: Literal["storage"] = "storage"
+    problem: StorageProblem | None = None
+
+
 class Output(Value):
     """The published adapter: `sha256` is the digest of its weights file."""
 
@@ -88,6 +102,7 @@ class Hello(Value):
     failed_formation: int | None = None  # the one that `failure` ended, 0 = the member could not prepare
     output: Output | None = None
     leaving_seconds: float | None = None
+    storage: StorageState | None = None  # None: not tried yet
 
 
 class PhaseChanged(Value):
@@ -130,7 +145,7 @@ class Probed(Value):
 
 
 class Warned(Value):
-    """Something the user should know that ends nothing: storage away, idle ranks, numerics changed."""
+    """Something the user should know that ends nothing: idle ranks, numerics changed."""
 
     type: Literal["warned"] = "warned"
     reason: str  # CamelCase, used as the event's reason
@@ -211,7 +226,9 @@ class Exit(Value):
     why: str
 
 
-FromAgent = Annotated[Hello | PhaseChanged | Progress | Committed | Failed | Leaving | Probed | Warned, Field(discriminator="type")]
+FromAgent = Annotated[
+    Hello | PhaseChanged | Progress | Committed | Failed | Leaving | Probed | Warned | StorageState, Field(discriminator="type")
+]
 Order = Annotated[Start | Stop | Commit | Probe | Inspect | Exit, Field(discriminator="type")]
 
 _FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent)

@@ -8,7 +8,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import singledispatch
 
-from finetune_contract.messages import Committed, Failed, FromAgent, Hello, Leaving, PhaseChanged, Probed, Progress, Warned
+from finetune_contract.messages import (
+    Committed,
+    Failed,
+    FromAgent,
+    Hello,
+    Leaving,
+    PhaseChanged,
+    Probed,
+    Progress,
+    StorageState,
+    Warned,
+)
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.decide.observed import Session
 
@@ -41,6 +52,7 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         output=hello.output,
         resumed_step=None,
         leaving_until=_in(now, hello.leaving_seconds),
+        storage=hello.storage,
     )
     if before is None:
         return fresh
@@ -125,6 +137,11 @@ def _(message: Warned, session: Session, now: datetime) -> Session:
     if warning in session.warnings:
         return session
     return replace(session, warnings=(*session.warnings, warning)[-_MAX_WARNINGS:])
+
+
+@_hear.register
+def _(message: StorageState, session: Session, now: datetime) -> Session:
+    return replace(session, storage=message)
 
 
 def _with_commit(session: Session, commit: StateId | None) -> Session:

@@ -44,6 +44,7 @@ def _wanted(gang: Gang, answer: Answer) -> list[tuple[str, State, str, str]]:
         ("Admitted", *_admitted(gang, answer)),
         ("Running", _state(is_running), reason, message),
         ("Recovering", _state(is_recovering), reason if is_recovering else "NothingToRecover", message if is_recovering else ""),
+        ("Checkpointed", *_checkpointed(gang)),
         ("Suspended", _suspended(phase), reason if phase in _SUSPENSION else "NotSuspended", message if phase in _SUSPENSION else ""),
     ]
     if not is_reconciling:
@@ -66,6 +67,20 @@ def _admitted(gang: Gang, answer: Answer) -> tuple[State, str, str]:
     if answer.phase is Phase.PREPARING and answer.reason == "Unschedulable":
         return "False", answer.reason, answer.message
     return "True", "Admitted", "its members may be placed"
+
+
+def _checkpointed(gang: Gang) -> tuple[State, str, str]:
+    """As node rank 0 found the store, for it saves and restores. A member that did not try yet takes nothing back."""
+    session = gang.crew[0].session if gang.crew else None
+    storage = None if session is None else session.storage
+    if storage is not None and storage.problem is not None:
+        return "False", storage.problem.reason, storage.problem.message
+    old = gang.status.condition("Checkpointed")
+    if storage is None and old is not None and old.status == "False":
+        return old.status, old.reason, old.message
+    if gang.status.last_commit is None and all(session.commit is None for session in gang.observed.sessions):
+        return "Unknown", "NoCommitYet", "no step is committed yet"
+    return "True", "Committed", "the newest commit is status.lastCommit"
 
 
 def _suspended(phase: Phase) -> State:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import MemberPhase, Output, Progress
+from finetune_contract.messages import MemberPhase, Output, Progress, StorageState
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.job import FineTuneJob
 
@@ -73,6 +73,7 @@ class Session:
     warnings: tuple[tuple[str, str], ...] = ()  # (reason, message)
     unreachable_peers: frozenset[str] = field(default_factory=frozenset)  # uids that answered no probe
     probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
+    storage: StorageState | None = None  # None: it did not try the store yet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,12 +30,13 @@ def report(gang: Gang, answer: Answer) -> Decision:
         new = old
     if new != old:
         new = new.model_copy(update={"goodput": advance(old, new, gang.now)})
+    events = (*told, *_storage_changed(old, new))
     return Decision(
         status=new,
         create=answer.create,
         delete=answer.delete,
         orders=answer.orders,
-        events=(*answer.events, *told, *_checkpoint_saved(old, new)) if answer.verdict is None else (*told, *answer.events),
+        events=(*answer.events, *events, *_checkpoint_saved(old, new)) if answer.verdict is None else (*events, *answer.events),
         look_again_seconds=soonest(answer.look_again_seconds, wait),
     )
 
@@ -126,6 +127,16 @@ def _warnings(gang: Gang, old: JobStatus) -> tuple[Event, ...]:
     for session in gang.observed.sessions:
         fresh |= {reason: message for reason, message in session.warnings if reason not in old.warned and reason not in fresh}
     return tuple(Event(type="Warning", reason=reason, message=message[:1000]) for reason, message in fresh.items())
+
+
+def _storage_changed(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
+    """Each outage of the store and each end of one."""
+    before, after = old.condition("Checkpointed"), new.condition("Checkpointed")
+    was_away = before is not None and before.status == "False"
+    if after is not None and after.status == "False":
+        is_told = before is not None and was_away and before.reason == after.reason
+        return () if is_told else (Event(type="Warning", reason=after.reason, message=after.message[:1000]),)
+    return (Event(type="Normal", reason="StorageUsable", message="the store can be used again"),) if was_away else ()
 
 
 def _checkpoint_saved(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
