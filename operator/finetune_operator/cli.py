@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from finetune_operator.api.check_document import FileRefused, error_lines, read_file
-from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.job import GROUP, KIND, FineTuneJob
 from finetune_operator.api.rules import warnings
 
 
@@ -56,9 +57,19 @@ def check_file(file: Path, *, is_local: bool) -> Iterator[tuple[bool, str]]:
         yield True, str(refusal)
         return
     for document in documents:
+        if len(documents) > 1 and _is_of_another_kind(document.value):
+            yield False, f"{file}: {document.value['kind']} is not checked"
+            continue
         errors = tuple(error_lines(file, document, is_local=is_local))
         yield from ((True, line) for line in errors)
         if not errors:
             job = FineTuneJob.model_validate(document.value)
             yield from ((False, f"{file}: warning: {warning}") for warning in warnings(job))
             yield False, f"{file}: FineTuneJob {job.metadata.name} is valid"
+
+
+def _is_of_another_kind(document: Any) -> bool:
+    """What stands beside a job in one file, such as the ConfigMap of its rows."""
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+        return False
+    return document["kind"] != KIND and not str(document.get("apiVersion")).startswith(f"{GROUP}/")

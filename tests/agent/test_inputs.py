@@ -15,15 +15,17 @@ from tests.agent.members import Member, write_config
 from tests.agent.object_stores import an_error, serving, write_credentials
 
 from finetune_agent.digests import combine
+from finetune_agent.fetch import copy_of_key
 from finetune_agent.publish import publish
 from finetune_agent.settings import read_settings
-from finetune_agent.stores import FolderStore, StoreUnavailable
+from finetune_agent.stores import FolderStore, StoreRefused, StoreUnavailable
 from finetune_agent.transfer import Transfer
 from finetune_agent.transfer_messages import TransferDone, TransferFailed, parse_transfer_report
 from finetune_agent.upload_messages import Publish
 from finetune_contract.config import CheckpointConfig, DatasetConfig, JobIdentity, ModelConfig, OutputConfig, StorageConfig
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.messages import Warned
+from finetune_contract.places import parse_place
 
 
 def a_transfer(folder, config, tell=lambda report: None) -> Transfer:
@@ -88,7 +90,7 @@ def test_a_changed_byte_changes_the_digest(tmp_path):
             "spec.dataset.uri: file:///no.jsonl does not exist; wanted",
         ),
         ({"model": ModelConfig(uri="pvc://claim/model", revision=None)}, "spec.model.uri: the claim claim is not mounted"),
-        ({"output": OutputConfig(uri="hf://owner/adapter", if_exists="Fail")}, "spec.output.uri: an hf:// place can be read only"),
+        ({"output": OutputConfig(uri="hf://owner/adapter", if_exists="Fail")}, "spec.output.uri: hf:// places can only be read"),
     ],
 )
 def test_a_place_on_this_machine_that_is_wrong_is_named(changes, wanted, tmp_path):
@@ -140,6 +142,34 @@ def test_a_store_that_is_away_is_waited_for_with_one_warning(tmp_path):
 
     assert a_transfer(tmp_path, a_config(tmp_path), told.append)._try("spec.dataset.uri", attempt) == "rows"
     assert [report.reason for report in told if isinstance(report, Warned)] == ["StorageUnavailable"]
+
+
+def a_config_map(folder, **keys: bytes) -> Path:
+    """As the kubelet mounts it: each key a link through a folder that a change replaces."""
+    mount = folder / "rows"
+    (mount / "..2026").mkdir(parents=True)
+    (mount / "..data").symlink_to("..2026")
+    for name, data in keys.items():
+        (mount / "..2026" / name).write_bytes(data)
+        (mount / name).symlink_to(f"..data/{name}")
+    return folder
+
+
+def test_rows_of_a_config_map_are_copied_so_that_an_edit_changes_no_running_job(tmp_path):
+    mounts = a_config_map(tmp_path, train=b'{"text": "one"}\n')
+    fetched = copy_of_key(parse_place("configmap://rows/train"), mounts, tmp_path / "rows.jsonl")
+    (mounts / "rows/..2026/train").write_bytes(b"edited")
+    assert fetched.path.read_bytes() == b'{"text": "one"}\n'
+    assert fetched.sha256 == hashlib.sha256(b'{"text": "one"}\n').hexdigest()
+
+
+def test_a_key_that_the_config_map_lacks_is_refused_and_a_config_map_that_is_not_there_is_waited_for(tmp_path):
+    mounts = a_config_map(tmp_path, train=b"", held_out=b"")
+    with pytest.raises(StoreRefused, match="the ConfigMap rows has no key trian; it has held_out, train"):
+        copy_of_key(parse_place("configmap://rows/trian"), mounts, tmp_path / "rows.jsonl")
+    (tmp_path / "late").mkdir()  # an optional volume without its ConfigMap is an empty folder
+    with pytest.raises(StoreUnavailable, match="there is no ConfigMap late in this namespace"):
+        copy_of_key(parse_place("configmap://late/train"), mounts, tmp_path / "rows.jsonl")
 
 
 def publish_into(folder, uid: str, config) -> None:

@@ -9,6 +9,7 @@ from finetune_operator.api.yaml_reader import read_documents
 from finetune_operator.cli import check_file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+EXAMPLES = GOLDEN.parent.parent / "examples"
 BAD = sorted(file.stem for file in (GOLDEN / "bad").glob("*.yaml"))
 CHANGES = {"changed-model"}  # good by itself, bad as a change of good.yaml
 
@@ -28,6 +29,25 @@ def test_a_change_of_a_field_that_a_running_job_cannot_follow_is_refused() -> No
 
 def test_the_yaml_of_the_readme_is_good() -> None:
     assert all(not is_error for is_error, _ in check_file(GOLDEN / "good.yaml", is_local=False))
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda file: file.name)
+def test_every_example_is_good(file: Path) -> None:
+    lines = list(check_file(file, is_local=file.name == "local.yaml"))
+    assert not any(is_error for is_error, _ in lines)
+    assert any("is valid" in line for _, line in lines)
+
+
+def test_what_stands_beside_a_job_in_its_file_is_left_to_the_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    job = (GOLDEN / "good.yaml").read_text()
+    file.write_text(f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: rows}}\n---\n{job}")
+    assert list(check_file(file, is_local=False)) == [
+        (False, f"{file}: ConfigMap is not checked"),
+        (False, f"{file}: FineTuneJob support-bot is valid"),
+    ]
+    file.write_text(f"apiVersion: v1\nkind: FineTuneJob\nmetadata: {{name: x}}\n---\n{job}")
+    assert any(is_error for is_error, _ in check_file(file, is_local=False))
 
 
 @pytest.mark.parametrize("plain", ["2e-4", "2E-4", "1e3", ".5", "-1.5e+3"])

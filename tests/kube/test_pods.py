@@ -20,6 +20,7 @@ FULL = {
         "requests": {"cpu": 16, "memory": "128Gi"},
         "limits": {"nvidia.com/gpu": 8},
     },
+    "dataset": {"uri": "configmap://rows/train.jsonl", "evalUri": "configmap://rows/held-out.jsonl"},
     "storage": {"endpoint": "https://s3.example", "secretName": "s3-credentials"},
     "placement": {
         "nodeSelector": {"pool": "gpu"},

@@ -11,9 +11,9 @@ from finetune_agent.credentials import CredentialFiles
 from finetune_agent.digests import Fetched, InputChanged, combine, hash_file, is_model_file, read_marker, write_marker
 from finetune_agent.hub import Hub
 from finetune_agent.open_store import folder_of, open_store
-from finetune_agent.stores import ObjectInfo, ObjectStore, StoreRefused
+from finetune_agent.stores import ObjectInfo, ObjectStore, StoreRefused, StoreUnavailable
 from finetune_contract.config import ModelConfig, StorageConfig
-from finetune_contract.places import Place, Scheme, parse_place
+from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, Place, Scheme, parse_place
 
 
 class Fetch:
@@ -61,6 +61,8 @@ class Fetch:
             return known
         if place.scheme is Scheme.HF:
             fetched = self._dataset_from_hub(place, folder)
+        elif place.scheme is Scheme.CONFIGMAP:
+            fetched = copy_of_key(place, Path(CONFIGMAP_MOUNT_ROOT), folder / "rows.jsonl")
         else:
             store, key = self._open_parent(place)
             info = store.describe(key)
@@ -114,6 +116,18 @@ def _file_in_place(path: Path, uri: str) -> Fetched:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise StoreRefused(f"{uri} {what}; wanted a file with one JSON object a line")
     return Fetched(path=path, sha256=hash_file(path))
+
+
+def copy_of_key(place: Place, mounts: Path, target: Path) -> Fetched:
+    """A copy: an edit of the ConfigMap reaches the mounted file, also between two formations."""
+    mount = mounts / place.container
+    keys = sorted(entry.name for entry in mount.iterdir() if not entry.name.startswith("..")) if mount.is_dir() else []
+    if not keys:
+        raise StoreUnavailable(f"there is no ConfigMap {place.container} in this namespace, or it is empty")
+    if place.path not in keys:
+        raise StoreRefused(f"the ConfigMap {place.container} has no key {place.path}; it has {', '.join(keys)}")
+    target.write_bytes((mount / place.path).read_bytes())
+    return Fetched(path=target, sha256=hash_file(target))
 
 
 def _refuse_no_model(uri: str, names: list[str]) -> None:

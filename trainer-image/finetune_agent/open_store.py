@@ -1,4 +1,4 @@
-"""From a place in the user's YAML to the store behind it. A hub is not a store: it cannot be written."""
+"""From a place in the user's YAML to the store behind it. A hub and a ConfigMap are no stores: they cannot be written."""
 
 from pathlib import Path
 from random import Random
@@ -11,7 +11,7 @@ from finetune_contract.places import PVC_MOUNT_ROOT, Place, Scheme
 
 
 def open_store(place: Place, *, storage: StorageConfig, credentials: CredentialFiles, random: Random) -> ObjectStore:
-    """Raises StoreRefused for a hub and for a claim that is not mounted."""
+    """Raises StoreRefused for what is no store, and for a claim that is not mounted."""
     if place.scheme is Scheme.S3:
         return S3Store(bucket=place.container, prefix=place.path, storage=storage, credentials=credentials, random=random)
     return FolderStore(folder_of(place))
@@ -28,4 +28,4 @@ def folder_of(place: Place) -> Path:
                 f"the claim {place.container} is not mounted at {mount}; check that a PersistentVolumeClaim of this name exists"
             )
         return mount / place.path
-    raise StoreRefused("an hf:// place can be read only; wanted s3://, pvc:// or file://")
+    raise StoreRefused(f"{place.scheme.value}:// places can only be read; wanted s3://, pvc:// or file://")

@@ -124,17 +124,24 @@ def _spec_rules() -> list[JsonObject]:
             "message": "spec.storage: secretName and serviceAccountName exclude each other; keep one",
         },
     ]
-    places = (("model", "hf|s3|pvc"), ("dataset", "hf|s3|pvc"), ("checkpoint", "s3|pvc"), ("output", "s3|pvc"))
-    rules += [_place(section, schemes) for section, schemes in places]
+    places = (
+        ("model.uri", "hf|s3|pvc"),
+        ("dataset.uri", "hf|s3|pvc|configmap"),
+        ("dataset.evalUri", "hf|s3|pvc|configmap"),
+        ("checkpoint.uri", "s3|pvc"),
+        ("output.uri", "s3|pvc"),
+    )
+    rules += [_place(path, schemes) for path, schemes in places]
     rules += [_immutable(name) for name in IMMUTABLE]
     return rules
 
 
-def _place(section: str, schemes: str) -> JsonObject:
+def _place(path: str, schemes: str) -> JsonObject:
     wanted = schemes.replace("|", "://, ") + "://"
+    matches = f"self.{path}.matches('^({schemes})://.+')"
     return {
-        "rule": f"self.{section}.uri.matches('^({schemes})://.+')",
-        "message": f"spec.{section}.uri: wanted {wanted}; file:// is for local runs (`finetune run`)",
+        "rule": f"!has(self.{path}) || {matches}" if path == "dataset.evalUri" else matches,
+        "message": f"spec.{path}: wanted {wanted}; file:// is for local runs (`finetune run`)",
     }
 
 

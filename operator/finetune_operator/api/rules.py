@@ -22,6 +22,8 @@ MAX_PODS = 256  # of one job
 IMMUTABLE = ("model", "dataset", "adapter", "training", "resources", "checkpoint", "output", "image")
 IMMUTABLE_MESSAGE = "field is immutable; create a new FineTuneJob"
 _INPUT_SCHEMES = {Scheme.HF, Scheme.S3, Scheme.PVC}
+_ROW_SCHEMES = {*_INPUT_SCHEMES, Scheme.CONFIGMAP}
+_CLUSTER_SCHEMES = {Scheme.PVC, Scheme.CONFIGMAP}
 _STORE_SCHEMES = {Scheme.S3, Scheme.PVC}
 Rule = Callable[[FineTuneJobSpec, bool], Iterator[SpecError]]
 
@@ -103,8 +105,8 @@ def credentials_have_one_source(spec: FineTuneJobSpec, _is_local: bool) -> Itera
 def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[SpecError]:
     named = (
         ("spec.model.uri", spec.model.uri, _INPUT_SCHEMES),
-        ("spec.dataset.uri", spec.dataset.uri, _INPUT_SCHEMES),
-        ("spec.dataset.evalUri", spec.dataset.eval_uri, _INPUT_SCHEMES),
+        ("spec.dataset.uri", spec.dataset.uri, _ROW_SCHEMES),
+        ("spec.dataset.evalUri", spec.dataset.eval_uri, _ROW_SCHEMES),
         ("spec.checkpoint.uri", spec.checkpoint.uri, _STORE_SCHEMES),
         ("spec.output.uri", spec.output.uri, _STORE_SCHEMES),
     )
@@ -120,12 +122,16 @@ def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[Spe
 
 
 def _scheme_errors(path: str, uri: str, place: Place, allowed: set[Scheme], is_local: bool) -> Iterator[SpecError]:
-    here = (allowed - {Scheme.PVC}) | {Scheme.FILE} if is_local else allowed
+    here = (allowed - _CLUSTER_SCHEMES) | {Scheme.FILE} if is_local else allowed
     if place.scheme in here:
         return
     wanted = ", ".join(sorted(f"{scheme.value}://" for scheme in here))
-    reason = {Scheme.FILE: "file:// is for local runs (`finetune run`)", Scheme.PVC: "pvc:// needs a cluster"}.get(place.scheme)
-    yield SpecError(path, f"got {uri!r}, wanted {wanted}" + (f"; {reason}" if reason else ""))
+    reason = ""
+    if place.scheme is Scheme.FILE:
+        reason = "; file:// is for local runs (`finetune run`)"
+    elif is_local and place.scheme in _CLUSTER_SCHEMES:
+        reason = f"; {place.scheme.value}:// needs a cluster"
+    yield SpecError(path, f"got {uri!r}, wanted {wanted}{reason}")
 
 
 def immutable_fields_stay(spec: FineTuneJobSpec, old: FineTuneJobSpec) -> Iterator[SpecError]:

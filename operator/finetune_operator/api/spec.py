@@ -26,7 +26,9 @@ class ModelSpec(SpecValue):
 class DatasetSpec(SpecValue):
     """Training rows as JSON Lines: chat messages, prompt/completion or text."""
 
-    uri: Uri = Field(description="JSON Lines file: s3://BUCKET/KEY, hf://OWNER/NAME, pvc://CLAIM/PATH, or file:///PATH in local runs.")
+    uri: Uri = Field(
+        description="JSON Lines file: s3://BUCKET/KEY, hf://OWNER/NAME, pvc://CLAIM/PATH, configmap://NAME/KEY, or file:///PATH locally."
+    )
     eval_uri: Uri | None = Field(default=None, description="A file of its own for evaluation; excludes evalFraction.")
     eval_fraction: float = Field(default=0.0, ge=0, lt=1, description="Share of the rows held out for evaluation, chosen by seed.")
     format: Literal["auto", "messages", "prompt-completion", "text"] = Field(

@@ -5,7 +5,7 @@ It reads no cluster state; the image is the one that was pinned at admission.
 
 from typing import Any
 
-from finetune_contract.places import Scheme, parse_place
+from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, PVC_MOUNT_ROOT, Scheme, parse_place
 from finetune_operator.api.job import API_VERSION, KIND, LABEL_JOB, LABEL_JOB_UID, LABEL_SERIAL, FineTuneJob
 from finetune_operator.api.spec import PlacementSpec, ResourcesSpec
 from finetune_operator.kube.tokens import AUDIENCE
@@ -20,7 +20,6 @@ CREDENTIALS_DIR = "/etc/finetune/credentials"
 TOKEN_DIR = "/var/run/finetune"
 STATE_DIR = "/state"
 WORK_DIR = "/work"
-PVC_DIR = "/mnt/pvc"
 TERMINATION_LOG = "/dev/termination-log"
 NODE_LOSS_SECONDS = 60
 FS_GROUP = 1000
@@ -147,13 +146,24 @@ def _resources(resources: ResourcesSpec) -> JsonObject:
 def _claims(job: FineTuneJob) -> dict[str, bool]:
     """Claims of all pvc:// places, in order; True: read-only, because it holds inputs only."""
     spec = job.spec
-    inputs = [spec.model.uri, spec.dataset.uri, *([spec.dataset.eval_uri] if spec.dataset.eval_uri else [])]
+    inputs = [spec.model.uri, *_row_uris(job)]
     claims: dict[str, bool] = {}
     for uris, is_input in ((inputs, True), ([spec.checkpoint.uri, spec.output.uri], False)):
         for place in map(parse_place, uris):
             if place.scheme is Scheme.PVC:
                 claims[place.container] = is_input and claims.get(place.container) is not False
     return claims
+
+
+def _row_uris(job: FineTuneJob) -> tuple[str, ...]:
+    rows = job.spec.dataset
+    return (rows.uri,) if rows.eval_uri is None else (rows.uri, rows.eval_uri)
+
+
+def _config_maps(job: FineTuneJob) -> tuple[str, ...]:
+    """Names of the user's ConfigMaps that hold rows, each once."""
+    places = map(parse_place, _row_uris(job))
+    return tuple(dict.fromkeys(place.container for place in places if place.scheme is Scheme.CONFIGMAP))
 
 
 def _volumes(job: FineTuneJob, claims: dict[str, bool]) -> list[JsonObject]:
@@ -170,6 +180,8 @@ def _volumes(job: FineTuneJob, claims: dict[str, bool]) -> list[JsonObject]:
     if job.spec.storage.secret_name:
         volumes.append({"name": "credentials", "secret": {"secretName": job.spec.storage.secret_name, "defaultMode": 0o440}})
     volumes += [{"name": f"pvc-{index}", "persistentVolumeClaim": {"claimName": claim}} for index, claim in enumerate(claims)]
+    # Optional, so that the agent and not the kubelet says what is missing; the kubelet brings a late one.
+    volumes += [{"name": f"rows-{index}", "configMap": {"name": name, "optional": True}} for index, name in enumerate(_config_maps(job))]
     return volumes
 
 
@@ -186,8 +198,10 @@ def _mounts(job: FineTuneJob, claims: dict[str, bool]) -> list[JsonObject]:
     if job.spec.storage.secret_name:
         mounts.append({"name": "credentials", "mountPath": CREDENTIALS_DIR, "readOnly": True})
     for index, (claim, is_read_only) in enumerate(claims.items()):
-        mount: JsonObject = {"name": f"pvc-{index}", "mountPath": f"{PVC_DIR}/{claim}"}
+        mount: JsonObject = {"name": f"pvc-{index}", "mountPath": f"{PVC_MOUNT_ROOT}/{claim}"}
         mounts.append({**mount, "readOnly": True} if is_read_only else mount)
+    for index, name in enumerate(_config_maps(job)):
+        mounts.append({"name": f"rows-{index}", "mountPath": f"{CONFIGMAP_MOUNT_ROOT}/{name}", "readOnly": True})
     return mounts
 
 
