@@ -52,7 +52,7 @@ def test_nothing_else_may(section: str) -> None:
 
 @pytest.mark.parametrize("uri", ["configmap://rows/train.jsonl", "pvc://claim/rows.jsonl"])
 def test_a_local_run_says_that_it_needs_a_cluster(uri: str) -> None:
-    scheme = uri.split("://")[0]
+    scheme = uri.partition("://")[0]
     assert said("dataset", is_local=True, uri=uri) == [
         f"spec.dataset.uri: got {uri!r}, wanted file://, hf://, s3://; {scheme}:// needs a cluster"
     ]
