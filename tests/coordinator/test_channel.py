@@ -10,7 +10,7 @@ import pytest
 from tests.coordinator.test_sessions import hello, progress
 
 from finetune_contract.messages import Exit, MemberPhase, PhaseChanged, Probe, parse_order, render_message
-from finetune_operator.coordinator.server import Coordinator, MemberIdentity, TokenRefused
+from finetune_operator.coordinator.server import Coordinator, MemberIdentity, TokenRefused, heartbeat_seconds
 
 
 class WallClock:
@@ -204,3 +204,8 @@ async def test_sessions_of_jobs_that_are_gone_are_forgotten() -> None:
         assert bench.session() is not None
         bench.coordinator.forget_jobs_except(frozenset())
         assert bench.session() is None
+
+
+def test_a_silent_member_is_found_soon_and_heartbeats_cost_the_same_at_any_number() -> None:
+    assert 1.5 * heartbeat_seconds(1000) <= 2.0, "the peers are asked in time for 5 s in all"
+    assert 5000 / heartbeat_seconds(5000) <= 1000, "pings in a second"

@@ -95,6 +95,24 @@ def test_a_formation_waits_for_every_member_that_can_come(sessions, pods, nodes,
     assert (None if entry is None else entry.serials) == serials
 
 
+@pytest.mark.parametrize(
+    ("since", "nodes", "third", "serials"),
+    [(29, (1, 2), PREPARING, None), (30, (1, 2), PREPARING, (1,)), (30, (2, 2), PREPARING, None), (29, (1, 2), READY, (1, 3))],
+    ids=["waits", "waited", "not elastic", "ready in time"],
+)
+def test_an_elastic_gang_goes_on_without_a_replacement_that_is_not_ready_in_time(since, nodes, third, serials) -> None:
+    seen = replaced(over_status(since=since), **third)
+    job = a_job(status=seen.job.status, nodes=nodes)
+    entry = decide(replace(seen, job=job)).status.formation
+    assert (None if entry.number == 1 else entry.serials) == serials
+
+
+def test_an_elastic_gang_waits_for_a_survivor_that_may_hold_the_newest_state() -> None:
+    job = a_job(status=over_status(since=300), nodes=(1, 2))
+    decision = decide(observed(job=job, sessions=(a_session(1, **STOPPED), a_session(2, is_connected=False))))
+    assert decision.status.formation.number == 1
+
+
 def test_nothing_starts_inside_the_reconnect_window() -> None:
     assert not decide(replace(replaced(), is_judging=False)).orders
 

@@ -1,9 +1,12 @@
 """A job that trains loses something, and goes on from where it was."""
 
+from datetime import timedelta
+
 import pytest
 from tests.stories.world import World
 
 from finetune_contract.failures import FailureClass, FailureReport
+from finetune_operator.api.spec import NodesSpec
 
 KILLED = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="killed by SIGKILL", rank=1, signal="SIGKILL")
 TOTAL = 20
@@ -165,6 +168,32 @@ async def test_an_elastic_gang_starts_smaller_and_grows_when_there_is_room() -> 
     await completes(world)
     assert world.steps() == list(range(1, 201))
     assert world.status().restarts.total == 0
+
+
+async def test_an_elastic_gang_goes_on_smaller_when_a_replacement_takes_too_long() -> None:
+    world = World(slots=2, total_steps=100)
+    world.apply(nodes=(1, 2))
+    await world.until_step(5)
+    world.pods.slots = 1
+    world.pods.delete_with_grace(world.agent(1).uid, 0)
+    await world.until(lambda: world.status().last_formation == 2, within_seconds=35)
+    assert world.status().formation.serials == (1,)
+    assert world.clock.now() - world.status().recoveries[0].at >= timedelta(seconds=29)
+    world.pods.slots = 2
+    await world.until(lambda: world.status().formation.serials == (1, 3))
+    await completes(world)
+    assert world.steps() == list(range(1, 101))
+    assert world.status().restarts.total == 1, "growing is no restart"
+
+
+async def test_a_gang_follows_a_change_of_its_size_at_a_step_boundary() -> None:
+    world = await training(total_steps=200)
+    for size in (3, 1, 2):
+        world.change_spec(resources=world.job().spec.resources.model_copy(update={"nodes": NodesSpec(min=1, max=size)}))
+        await world.until(lambda size=size: len(world.status().formation.serials) == size and len(world.live_pods()) == size)
+    await completes(world)
+    assert world.steps() == list(range(1, 201))
+    assert (world.status().restarts.total, world.status().recoveries) == (0, ())
 
 
 async def test_a_member_killed_for_memory_costs_a_smaller_micro_batch() -> None:

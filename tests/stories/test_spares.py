@@ -125,8 +125,9 @@ async def test_a_lost_spare_is_replaced_and_training_does_not_notice() -> None:
 async def test_a_spare_that_cannot_prepare_comes_again_more_slowly_and_ends_nothing() -> None:
     world = World(total_steps=200)
     world.apply(spares=1)
-    await world.until_step(1)
+    await world.until(lambda: world.status().ready_spares == 1)
     world.agents.prepare_failure = NO_MODEL
+    world.pods.delete_with_grace(world.live_pods()[-1], 0)
     await world.tick(60)
     assert 3 <= world.reasons().count("SpareMissing") <= 6, "after 1, 2, 4, 8 s"
     assert (world.status().phase, world.status().restarts.total, world.status().last_formation) == ("Training", 0, 1)

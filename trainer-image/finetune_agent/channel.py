@@ -18,8 +18,8 @@ from finetune_contract.messages import Hello, Order, parse_order, render_message
 from finetune_contract.values import Value
 
 HEARTBEAT_SECONDS = 5.0
-_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.1, 5.0
-_CONNECT_SECONDS = 5.0
+_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.1, 2.0
+_CONNECT_SECONDS = 3.0
 _log = logging.getLogger(__name__)
 
 

@@ -5,6 +5,8 @@ What the API server can check itself stands in the schema as CEL too (crd.py); t
 
 import json
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,7 +21,18 @@ JsonObject = dict[str, Any]
 MAX_NAME_CHARS = 45
 MAX_PODS = 256  # of one job
 # What a running job cannot follow; the CEL rules of the CRD are made from the same list.
-IMMUTABLE = ("model", "dataset", "adapter", "training", "resources", "checkpoint", "output", "image")
+IMMUTABLE = (
+    "model",
+    "dataset",
+    "adapter",
+    "training",
+    "resources.processesPerNode",
+    "resources.requests",
+    "resources.limits",
+    "checkpoint",
+    "output",
+    "image",
+)
 IMMUTABLE_MESSAGE = "field is immutable; create a new FineTuneJob"
 _INPUT_SCHEMES = {Scheme.HF, Scheme.S3, Scheme.PVC}
 _ROW_SCHEMES = {*_INPUT_SCHEMES, Scheme.CONFIGMAP}
@@ -135,9 +148,11 @@ def _scheme_errors(path: str, uri: str, place: Place, allowed: set[Scheme], is_l
 
 
 def immutable_fields_stay(spec: FineTuneJobSpec, old: FineTuneJobSpec) -> Iterator[SpecError]:
-    for name in IMMUTABLE:
-        if getattr(spec, name) != getattr(old, name):
-            yield SpecError(f"spec.{name}", IMMUTABLE_MESSAGE)
+    new_fields, old_fields = spec.model_dump(by_alias=True), old.model_dump(by_alias=True)
+    for path in IMMUTABLE:
+        names = path.split(".")
+        if reduce(getitem, names, new_fields) != reduce(getitem, names, old_fields):
+            yield SpecError(f"spec.{path}", IMMUTABLE_MESSAGE)
 
 
 RULES: tuple[Rule, ...] = (

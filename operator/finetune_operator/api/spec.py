@@ -76,8 +76,11 @@ class TrainingSpec(SpecValue):
 class NodesSpec(SpecValue):
     """How many pods train together."""
 
-    min: int = Field(default=1, ge=1, le=256, description="Fewest pods that may train.")
-    max: int = Field(default=1, ge=1, le=256, description="Pods wanted.")
+    min: int = Field(default=1, ge=1, le=256, description="Fewest pods that may train; below max the gang is elastic.")
+    max: int = Field(default=1, ge=1, le=256, description="Pods wanted; may be changed while the job runs.")
+    elastic_wait_seconds: float = Field(
+        default=30, ge=0, le=86400, description="With min below max: a gang goes on with fewer pods after it waited so long for the others."
+    )
 
 
 class ResourcesSpec(SpecValue):

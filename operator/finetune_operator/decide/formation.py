@@ -144,10 +144,10 @@ def _start(gang: Gang, answer: FormationAnswer, crew: tuple[Member, ...]) -> For
 
 
 def _hand_over(gang: Gang, status: JobStatus, before: FormationEntry) -> JobStatus:
-    """Make before break: the formation ends because the next one takes over. A larger one is no recovery."""
+    """Make before break: the formation ends because the next one takes over. One that was asked to grow or to shrink is no recovery."""
     over = before.model_copy(update={"is_over": True, "over_at": gang.now})
     status = status.model_copy(update={"formation": over})
-    left = next((member for member in gang.crew if member.serial not in gang.serials), None)
+    left = next((member for member in gang.crew if member.serial not in gang.serials and (member.is_leaving or member.is_ended)), None)
     if left is None:
         return status
     message = f"{left.name} leaves; its replacement was ready first"

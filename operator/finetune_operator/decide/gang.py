@@ -148,6 +148,14 @@ def look(observed: Observed, job: FineTuneJob) -> Gang:
     return Gang(observed=observed, job=job, members=tuple(members), crew=tuple(crew), strays=strays, spares=tuple(spares))
 
 
+def have_all_spoken(job: FineTuneJob, pods: tuple[PodView, ...], sessions: tuple[Session, ...]) -> bool:
+    """Nobody is left whom a new leader would have to wait for: each running pod that has a part in the job has opened its channel."""
+    formation = job.status.formation
+    taking_part = {entry.serial for entry in job.status.members} | set(formation.serials if formation is not None else ())
+    connected = {session.member_uid for session in sessions if session.is_connected}
+    return all(pod.uid in connected for pod in pods if pod.serial in taking_part and pod.phase is PodPhase.RUNNING)
+
+
 def _member(job: FineTuneJob, serial: int, uid: str | None, pod: PodView | None, sessions: Iterable[Session]) -> Member:
     session = next((session for session in sessions if session.member_uid == uid), None)
     name = job.member_name(serial)

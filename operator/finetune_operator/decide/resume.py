@@ -1,12 +1,9 @@
 """Who goes into the next formation, in which order, and from which state it continues. It decides not whether one is made."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.decide.gang import Gang, Member
-
-ELASTIC_WAIT_SECONDS = 30.0  # a gang with min < max starts smaller after its missing members found no room for so long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,23 +19,18 @@ def next_crew(gang: Gang) -> tuple[Member, ...]:
     ready = tuple(member for member in gang.members if member.is_ready)
     if len(gang.members) > gang.num_wanted:
         return ()  # the surplus is released first
-    if len(ready) < gang.num_wanted:
-        missing = tuple(member for member in gang.members if not member.is_ready)
-        if len(ready) < gang.job.spec.resources.nodes.min or not all(_finds_no_room(gang, member) for member in missing):
-            return ()
+    waits = _waits_for_missing(gang)
+    if len(ready) < gang.num_wanted and (len(ready) < gang.job.spec.resources.nodes.min or not all(wait == 0 for wait in waits)):
+        return ()
     return in_rank_order(ready)
 
 
 def seconds_until_smaller(gang: Gang) -> float | None:
-    """When a gang whose missing members find no room may start without them; None if that is not what it waits for."""
-    missing = [member.pod for member in gang.members if not member.is_ready]
-    waits = [
-        ELASTIC_WAIT_SECONDS - (gang.now - pod.created_at).total_seconds()
-        for pod in missing
-        if pod is not None and pod.unschedulable is not None
-    ]
-    is_elastic = len(gang.members) - len(missing) >= gang.job.spec.resources.nodes.min
-    return max(*waits, 0.1) if waits and is_elastic and len(waits) == len(missing) else None
+    """When an elastic gang may start without the members it misses; None if that is not what it waits for."""
+    waits = _waits_for_missing(gang)
+    is_elastic = len(gang.members) - len(waits) >= gang.job.spec.resources.nodes.min
+    known = [wait for wait in waits if wait is not None]
+    return max(*known, 0.1) if known and is_elastic and len(known) == len(waits) else None
 
 
 def in_rank_order(members: tuple[Member, ...]) -> tuple[Member, ...]:
@@ -69,11 +61,26 @@ def next_number(gang: Gang) -> int:
     return 1 + max(seen)
 
 
-def _finds_no_room(gang: Gang, member: Member) -> bool:
-    pod = member.pod
-    if pod is None:  # its creation was refused
-        return member.uid is None and gang.status.placement.why is not None
-    return pod.unschedulable is not None and gang.now - pod.created_at >= timedelta(seconds=ELASTIC_WAIT_SECONDS)
+def _waits_for_missing(gang: Gang) -> tuple[float | None, ...]:
+    return tuple(_seconds_to_wait_for(gang, member) for member in gang.members if not member.is_ready)
+
+
+def _seconds_to_wait_for(gang: Gang, member: Member) -> float | None:
+    """How long an elastic gang waits for a member that is not ready; 0: it may go on without it; None: for ever.
+
+    A member of the newest formation that still lives may hold the newest state, and it comes back or is found to be lost.
+    """
+    entry, pod = gang.status.formation, member.pod
+    if pod is None and member.uid is None and gang.status.placement.why is not None:
+        return 0.0  # its creation was refused
+    is_of_the_crew = entry is not None and member.serial in entry.serials
+    since = [pod.created_at] if pod is not None and pod.unschedulable is not None else []
+    if entry is not None and entry.over_at is not None and (not is_of_the_crew or member.is_ended):
+        since.append(entry.over_at)
+    if not since:
+        return None
+    waited = (gang.now - min(since)).total_seconds()
+    return max(gang.job.spec.resources.nodes.elastic_wait_seconds - waited, 0.0)
 
 
 def _order(state: StateId | None) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.decision import Event
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
@@ -30,9 +31,13 @@ class LocalJobs:
 
     def suspend(self, key: Key) -> None:
         """As a user who sets spec.suspend: save, then free the members."""
+        self.edit(key, self._jobs[key].spec.model_copy(update={"suspend": True}))
+
+    def edit(self, key: Key, spec: FineTuneJobSpec) -> None:
+        """As a user who applies another spec."""
         job = self._jobs[key]
         metadata = job.metadata.model_copy(update={"generation": job.metadata.generation + 1})
-        self._store(job.model_copy(update={"metadata": metadata, "spec": job.spec.model_copy(update={"suspend": True})}))
+        self._store(job.model_copy(update={"metadata": metadata, "spec": spec}))
 
     def get(self, key: Key) -> FineTuneJob | None:
         return self._jobs.get(key)

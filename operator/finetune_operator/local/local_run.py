@@ -129,6 +129,13 @@ class LocalRun:
         self._jobs.suspend(self._key)
         self._look_again()
 
+    def resize(self, *, nodes: int) -> None:
+        """Train on so many members from the next step boundary on, as `kubectl scale` does."""
+        spec = self.job.spec
+        size = spec.resources.nodes.model_copy(update={"min": min(spec.resources.nodes.min, nodes), "max": nodes})
+        self._jobs.edit(self._key, spec.model_copy(update={"resources": spec.resources.model_copy(update={"nodes": size})}))
+        self._look_again()
+
     async def wait_until(self, what: str, ask: Callable[["LocalRun"], _Answer], *, deadline_seconds: float | None = None) -> _Answer:
         """The first true answer. Raises NotReached, at once if the passes have died."""
         clock = asyncio.get_running_loop().time

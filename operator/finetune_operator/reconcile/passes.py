@@ -15,6 +15,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.rules import check_spec
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.decision import Decision, Event
+from finetune_operator.decide.gang import have_all_spoken
 from finetune_operator.decide.line import line_entry
 from finetune_operator.decide.observed import Observed
 from finetune_operator.reconcile.line import Line
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PassSettings:
-    """`reconnect_seconds`: after the lease was taken, agents have so long to say hello before anything is judged."""
+    """`reconnect_seconds`: after the lease was taken, agents have so long to say hello before anything is judged; a job all
+    of whose living members have said it is judged at once."""
 
     trainer_image: str
     reconnect_seconds: float = 10.0
@@ -105,17 +107,17 @@ class Reconciler:
 
     def _observe(self, job: FineTuneJob) -> Observed:
         uid, now = job.metadata.uid, self._clock.now()
-        pods = self._members.observe(uid)
+        pods, sessions = self._members.observe(uid), self._agents.observe(uid)
         self._stand_in_line(job.key, job)
         errors = check_spec(job, is_local=self._settings.is_local) if job.status.pinned is None else ()
         return Observed(
             now=now,
             job=job,
             pods=pods,
-            sessions=self._agents.observe(uid),
+            sessions=sessions,
             line=self._line.ordered(),
             term=self._term,
-            is_judging=now >= self._judges_from,
+            is_judging=now >= self._judges_from or have_all_spoken(job, pods, sessions),
             last_applied_error=self._refused.get(uid),
             trainer_image=self._settings.trainer_image,
             taken_serials=self._taken.get(uid, frozenset()),
