@@ -13,14 +13,16 @@ from prometheus_client.registry import Collector
 
 from finetune_contract.messages import Progress
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.status import JobStatus, ProgressEntry
+from finetune_operator.api.status import JobStatus, ProgressEntry, Recovery
 from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.observed import Session
 from finetune_operator.reconcile.ports import Agents, Clock, Jobs
 
 FINISHED_JOB_SECONDS = 3600.0
+RECOVERY_PHASES = ("detect", "stop", "replace", "prepare", "start", "first_step")
 _LONG_SECONDS = (10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800)
 _SHORT_SECONDS = (0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 900)
+_PART_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 300)
 _PASS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 
 
@@ -37,6 +39,10 @@ class OperatorMetrics:
         self._recovery = Histogram(
             "finetune_recovery_seconds", "Loss to first step", ["failure_class"], registry=registry, buckets=_SHORT_SECONDS
         )
+        self._recovery_phase = Histogram(
+            "finetune_recovery_phase_seconds", "Part of a recovery", ["phase"], registry=registry, buckets=_PART_SECONDS
+        )
+        self._lost_steps = Counter("finetune_lost_steps", "Finished steps computed again", namespace, registry=registry)
         self._checkpoints = Counter("finetune_checkpoints", "Commits completed in the store", namespace, registry=registry)
         self._disruptions = Counter("finetune_disruptions", "Restarts that the cluster caused", namespace, registry=registry)
         self._crashes = Counter("finetune_crashes", "Restarts that training caused", namespace, registry=registry)
@@ -73,7 +79,8 @@ class OperatorMetrics:
         measured = {entry.formation for entry in before.recoveries if entry.total_seconds is not None}
         for entry in after.recoveries:
             if entry.total_seconds is not None and entry.formation not in measured:
-                self._recovery.labels(entry.failure_class).observe(entry.total_seconds)
+                self._record_recovery(entry)
+        self._lost_steps.labels(namespace).inc(max(0, after.restarts.lost_steps - before.restarts.lost_steps))
         if after.last_commit is not None and after.last_commit != before.last_commit:
             self._checkpoints.labels(namespace).inc()
         self._disruptions.labels(namespace).inc(max(0, after.restarts.disruptions - before.restarts.disruptions))
@@ -87,6 +94,13 @@ class OperatorMetrics:
 
     def show_leadership(self, is_leading: Callable[[], bool]) -> None:
         self._leads.set_function(lambda: float(is_leading()))
+
+    def _record_recovery(self, entry: Recovery) -> None:
+        self._recovery.labels(entry.failure_class).observe(entry.total_seconds or 0.0)
+        for phase in RECOVERY_PHASES:
+            seconds = getattr(entry, f"{phase}_seconds")
+            if seconds is not None:
+                self._recovery_phase.labels(phase).observe(seconds)
 
     def _record_end(self, namespace: str, after: JobStatus) -> None:
         name = "Complete" if after.is_true("Complete") else "Failed"
@@ -218,6 +232,7 @@ class JobCollector(Collector):
         counts = GaugeMetricFamily("finetune_jobs", "Jobs by phase", labels=["namespace", "phase"])
         info = GaugeMetricFamily("finetune_job_info", "What a job trains", labels=[*labels, "uid", "model"])
         phases = GaugeMetricFamily("finetune_job_status_phase", "1 for the phase that a job is in", labels=[*labels, "phase"])
+        spent = GaugeMetricFamily("finetune_job_spent_seconds", "Seconds since admission by kind", labels=[*labels, "kind"])
         families = {name: _family(name, text) for name, text in _SERIES.items()}
         by_phase: dict[tuple[str, str], int] = {}
         for job in self._shown_jobs():
@@ -228,6 +243,8 @@ class JobCollector(Collector):
             names = [namespace, job.metadata.name]
             info.add_metric([*names, job.metadata.uid, job.spec.model.uri], 1)
             phases.add_metric([*names, phase], 1)
+            for kind, seconds in job.status.goodput.model_dump().items():
+                spent.add_metric([*names, kind.removesuffix("_seconds")], seconds)
             sessions = self._agents.observe(job.metadata.uid)
             values = job_values(job.status, newest_reading(job.status, sessions), newest_committed_step(job.status, sessions))
             for series, value in values.items():
@@ -235,7 +252,7 @@ class JobCollector(Collector):
                     families[series].add_metric(names, value)
         for key, number in by_phase.items():
             counts.add_metric(key, number)
-        yield from (counts, info, phases, *families.values())
+        yield from (counts, info, phases, spent, *families.values())
 
     def _shown_jobs(self) -> Iterator[FineTuneJob]:
         if self._is_leading():

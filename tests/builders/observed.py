@@ -71,6 +71,7 @@ def a_session(serial: int, **changes) -> Session:
         port=29500,
         phase=MemberPhase.TRAINING,
         formation=1,
+        phase_at=ago(50),
         snapshot=StateId(formation=1, step=10),
         commit=None,
         commit_key=None,
@@ -82,6 +83,7 @@ def a_session(serial: int, **changes) -> Session:
         failed_formation=None,
         output=None,
         resumed_step=0,
+        first_step_seconds=None,
         leaving_until=None,
         probe_port=7000,
     )

@@ -20,7 +20,7 @@ from tests.builders.observed import (
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import MemberPhase
 from finetune_contract.state import StateId
-from finetune_operator.api.status import PinnedOverrides, ProgressEntry, Restarts
+from finetune_operator.api.status import MemberEntry, PinnedOverrides, ProgressEntry, Restarts
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.remedy import remedy_for, remedy_outside
 from finetune_operator.decide.trouble import Trouble
@@ -151,12 +151,46 @@ def test_a_recovery_is_completed_by_the_first_new_step_with_its_phases() -> None
     begun = a_formation(number=2, ordered_at=ago(3), first_step_at=None, resumed_step=None, furthest_step=12)
     status = training_status(formation=begun, last_formation=2, recoveries=(a_recovery(at=ago(10), detect_seconds=1.0),))
     fresh = some_progress(formation=2, step=11)
-    sessions = (a_session(1, formation=2, resumed_step=10, progress=fresh), a_session(2, formation=2, resumed_step=10))
+    told = {"formation": 2, "resumed_step": 10, "first_step_seconds": 0.5}
+    sessions = (a_session(1, progress=fresh, **told), a_session(2, **told))
     decision = decide(observed(job=a_job(status=status), sessions=sessions))
     record = decision.status.recoveries[-1]
     assert (record.resumed_step, record.lost_steps) == (10, 2)
-    assert (record.replace_seconds, record.start_seconds, record.total_seconds) == (7.0, 3.0, 10.0)
+    assert (record.start_seconds, record.first_step_seconds, record.total_seconds) == (2.5, 0.5, 10.0)
+    assert decision.status.restarts.lost_steps == 2
     assert [event.message for event in decision.events] == ["formation 2: resumed from step 10 on 2 members"]
+
+
+@pytest.mark.parametrize(
+    ("stopped", "hello", "expected"),
+    [(9, 6, (1.0, 3.0, 6.0)), (9, 60, (1.0, 0.0, 9.0)), (20, 60, (0.0, 0.0, 10.0)), (2, 6, (8.0, 0.0, 2.0))],
+    ids=["one after the other", "a spare was there", "stopped before it was noticed", "there before the others stopped"],
+)
+def test_an_order_completes_the_record_with_what_was_waited_for(stopped, hello, expected) -> None:
+    members = (MemberEntry(serial=1, uid="pod-1"), MemberEntry(serial=3, uid="pod-3"))
+    status = over_status(members=members, last_serial=3, recoveries=(a_recovery(at=ago(10)),))
+    sessions = (a_session(1, phase=MemberPhase.STOPPED, phase_at=ago(stopped)), a_fresh_session(3, changed_at=ago(hello)))
+    record = decide(observed(job=a_job(status=status), pods=(a_pod(1), a_pod(3)), sessions=sessions)).status.recoveries[-1]
+    assert (record.stop_seconds, record.replace_seconds, record.prepare_seconds) == expected
+
+
+def test_a_replay_of_a_step_that_was_not_finite_rotates_the_ranks_and_names_the_suspect() -> None:
+    record = a_recovery(failure_class="NotFinite", reason="rank 1 on bot-ab12-2: step 11: loss nan", member="bot-ab12-2")
+    stopped = (a_session(1, phase=MemberPhase.STOPPED), a_session(2, phase=MemberPhase.STOPPED))
+    replayed = decide(observed(job=a_job(status=over_status(recoveries=(record,))), sessions=stopped)).status
+    assert replayed.formation.serials == (2, 1)
+    told = {"formation": 2, "resumed_step": 10}
+    sessions = (a_session(1, **told), a_session(2, **told, progress=some_progress(formation=2, step=11)))
+    decision = decide(observed(job=a_job(status=replayed), sessions=sessions))
+    suspects = [event.message for event in decision.events if event.reason == "SuspectHardware"]
+    assert [message.partition(":")[0] for message in suspects] == ["bot-ab12-2"]
+
+
+def test_a_loss_that_is_not_finite_is_put_down_to_the_member_whose_rank_made_it() -> None:
+    report = FailureReport(failure_class=FailureClass.NOT_FINITE, message="step 11: loss nan", rank=1)
+    failed = {"phase": MemberPhase.FAILED, "failure": report, "failed_formation": 1}
+    record = decide(observed(sessions=(a_session(1, **failed), a_session(2, **failed)))).status.recoveries[-1]
+    assert (record.failure_class, record.member) == ("NotFinite", "bot-ab12-2")
 
 
 def test_the_last_ten_recoveries_are_kept() -> None:

@@ -64,6 +64,8 @@ class Formation:
         self._gate = ProgressGate(tell=voice.say)
         self._exported: WorkerExported | None = None
         self._resumed_step: int | None = None
+        self._loaded_at: float | None = None
+        self._first_step_seconds: float | None = None
 
     async def run(self, beat: Beat) -> None:
         try:
@@ -174,8 +176,13 @@ class Formation:
         elif isinstance(event, WorkerPhase):
             watch.enter(event)
             self._resumed_step = event.resumed_step if event.resumed_step is not None else self._resumed_step
-            phase = _PHASES[event.phase]
-            self._voice.enter(phase, resumed_step=self._resumed_step if phase is MemberPhase.TRAINING else None)
+            self._time_the_first_step(event)
+            phase, is_training = _PHASES[event.phase], event.phase == "training"
+            self._voice.enter(
+                phase,
+                resumed_step=self._resumed_step if is_training else None,
+                first_step_seconds=self._first_step_seconds if is_training else None,
+            )
         elif isinstance(event, WorkerProgress):
             self._voice.progress = event.progress
             self._gate.offer(event.progress)
@@ -187,6 +194,13 @@ class Formation:
             self._exported = event
         elif isinstance(event, WorkerDone):
             self._ranks.done.add(event.rank)
+
+    def _time_the_first_step(self, event: WorkerPhase) -> None:
+        now = asyncio.get_running_loop().time()
+        if event.phase == "first_step":
+            self._loaded_at = now
+        elif event.phase == "training" and self._loaded_at is not None and self._first_step_seconds is None:
+            self._first_step_seconds = round(now - self._loaded_at, 3)
 
     async def _explain_end(self, launch: Launch, end: LauncherEnded | LaunchRefused) -> FailureReport | None:
         """The launcher is gone: take what is left in the pipe, then judge. None if all ranks were done after all."""

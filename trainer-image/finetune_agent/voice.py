@@ -70,7 +70,7 @@ class Voice:
     def say(self, message: Value) -> None:
         self._send(message)
 
-    def enter(self, phase: MemberPhase, *, resumed_step: int | None = None) -> None:
+    def enter(self, phase: MemberPhase, *, resumed_step: int | None = None, first_step_seconds: float | None = None) -> None:
         """Change the phase and tell it with all that belongs to it."""
         if phase is not self.phase:
             _log.info("%s", phase.value, extra={"formation": self.formation, "phase": phase.value})
@@ -84,6 +84,7 @@ class Voice:
                 snapshot=self.snapshot,
                 commit=self.commit,
                 resumed_step=resumed_step,
+                first_step_seconds=first_step_seconds,
                 output=self.output,
             )
         )

@@ -117,6 +117,7 @@ class PhaseChanged(Value):
     snapshot: StateId | None = None
     commit: StateId | None = None
     resumed_step: int | None = None  # with TRAINING: the step that training continued from, 0 = from the start
+    first_step_seconds: float | None = None  # with TRAINING: what the first step of the formation took, once all was loaded
     output: Output | None = None
 
 

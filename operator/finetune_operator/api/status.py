@@ -123,6 +123,7 @@ class Restarts(StatusValue):
     disruptions: int = 0
     crashes: int = 0
     crashes_without_progress: int = 0
+    lost_steps: int = 0  # finished steps that had to be computed again
 
     @property
     def total(self) -> int:
@@ -130,7 +131,11 @@ class Restarts(StatusValue):
 
 
 class Recovery(StatusValue):
-    """One recovery: why, from which step it resumed, and where the seconds went."""
+    """One recovery: why, from which step it resumed, and where the seconds went.
+
+    `total` is the sum of stop (until no worker of the formation before lives), replace (until every member of the next one has opened its
+    channel), prepare (until all have model and data), start (until all is loaded) and first step. `detect` came before.
+    """
 
     formation: int
     failure_class: str = Field(max_length=32)
@@ -140,8 +145,11 @@ class Recovery(StatusValue):
     resumed_step: int | None = None
     lost_steps: int | None = None
     detect_seconds: float | None = None
+    stop_seconds: float | None = None
     replace_seconds: float | None = None
+    prepare_seconds: float | None = None
     start_seconds: float | None = None
+    first_step_seconds: float | None = None
     total_seconds: float | None = None
 
 

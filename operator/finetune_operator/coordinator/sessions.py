@@ -40,6 +40,7 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         probe_port=hello.probe_port,
         phase=hello.phase,
         formation=hello.formation,
+        phase_at=now,
         snapshot=hello.snapshot,
         commit=hello.commit,
         commit_key=before.commit_key if before and is_known_commit else None,
@@ -51,6 +52,7 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         failed_formation=hello.failed_formation,
         output=hello.output,
         resumed_step=None,
+        first_step_seconds=None,
         leaving_until=_in(now, hello.leaving_seconds),
         storage=hello.storage,
     )
@@ -62,6 +64,8 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         progress=before.progress if is_same_progress else hello.progress,
         progressed_at=before.progressed_at if is_same_progress else fresh.progressed_at,
         resumed_step=before.resumed_step if hello.formation == before.formation else None,
+        first_step_seconds=before.first_step_seconds if hello.formation == before.formation else None,
+        phase_at=before.phase_at if (hello.formation, hello.phase) == (before.formation, before.phase) else now,
         warnings=before.warnings,
         unreachable_peers=before.unreachable_peers,
     )
@@ -85,6 +89,7 @@ def _(message: Hello, session: Session, now: datetime) -> Session:
 @_hear.register
 def _(message: PhaseChanged, session: Session, now: datetime) -> Session:
     is_next_formation = message.formation > session.formation
+    is_same_phase = not is_next_formation and message.phase is session.phase
     return replace(
         _with_commit(session, message.commit),
         phase=message.phase,
@@ -92,7 +97,9 @@ def _(message: PhaseChanged, session: Session, now: datetime) -> Session:
         inputs=message.inputs or session.inputs,
         snapshot=newest_state(session.snapshot, message.snapshot),
         output=message.output or session.output,
+        phase_at=session.phase_at if is_same_phase else now,
         resumed_step=message.resumed_step if is_next_formation or message.resumed_step is not None else session.resumed_step,
+        first_step_seconds=message.first_step_seconds if is_next_formation else message.first_step_seconds or session.first_step_seconds,
     )
 
 

@@ -51,13 +51,25 @@ def note_the_first_step(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
     known = [member.session.resumed_step for member in gang.crew if member.session is not None and member.session.resumed_step is not None]
     resumed = known[0] if known else (entry.resume.step if entry.resume is not None else 0)
     begun = entry.model_copy(update={"first_step_at": gang.now, "resumed_step": resumed})
-    status = recoveries.complete(answer.status.model_copy(update={"formation": begun}), begun, gang.now)
+    first = session.first_step_seconds
+    status = recoveries.complete(answer.status.model_copy(update={"formation": begun}), begun, first, gang.now)
     nodes = f"{len(entry.serials)} member{'s' if len(entry.serials) > 1 else ''}"
     if resumed:
         event = Event(type="Normal", reason="Resumed", message=f"formation {entry.number}: resumed from step {resumed} on {nodes}")
     else:
         event = Event(type="Normal", reason="TrainingStarted", message=f"formation {entry.number}: training started on {nodes}")
-    return replace(answer, status=status, events=(event,))
+    return replace(answer, status=status, events=(event, *_suspect_after_a_replay(answer.status, begun)))
+
+
+def _suspect_after_a_replay(before: JobStatus, begun: FormationEntry) -> tuple[Event, ...]:
+    """The step that was not finite was finite on other ranks."""
+    record = before.recoveries[-1] if before.recoveries else None
+    if record is None or record.failure_class != FailureClass.NOT_FINITE or record.total_seconds is not None or record.member is None:
+        return ()
+    if (begun.resumed_step or 0) < begun.furthest_step or len(begun.serials) == 1:
+        return ()
+    what = f"step {begun.furthest_step + 1} was not finite there and is finite now that its rows were computed by other ranks"
+    return (Event(type="Warning", reason="SuspectHardware", message=f"{record.member}: {what}; look at the hardware of its node"),)
 
 
 def forgive_crashes_before_progress(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
@@ -118,6 +130,8 @@ def _start(gang: Gang, answer: FormationAnswer, crew: tuple[Member, ...]) -> For
     before, status = answer.status.formation, answer.status
     if before is not None and not before.is_over:
         status = _hand_over(gang, status, before)
+    if before is not None:
+        status = recoveries.note_order(status, before, crew, gang.now)
     pinned = _pinned_after(gang, status, crew)
     known = None if before is None else recoveries.of_formation(status, before.number)
     if known is not None:

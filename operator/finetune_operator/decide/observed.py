@@ -58,6 +58,7 @@ class Session:
     port: int
     phase: MemberPhase
     formation: int
+    phase_at: datetime  # when it entered this phase of this formation, as far as it was heard
     snapshot: StateId | None
     commit: StateId | None
     commit_key: str | None
@@ -69,6 +70,7 @@ class Session:
     failed_formation: int | None
     output: Output | None
     resumed_step: int | None
+    first_step_seconds: float | None
     leaving_until: datetime | None
     warnings: tuple[tuple[str, str], ...] = ()  # (reason, message)
     unreachable_peers: frozenset[str] = field(default_factory=frozenset)  # uids that answered no probe

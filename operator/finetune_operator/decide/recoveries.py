@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from finetune_contract.failures import PEER_LOST, FailureClass
 from finetune_operator.api.status import FormationEntry, JobStatus, Recovery
-from finetune_operator.decide.gang import Gang
+from finetune_operator.decide.gang import WORKING, Gang, Member
 from finetune_operator.decide.trouble import Trouble
 
 KEPT = 10
@@ -49,22 +49,45 @@ def is_of_a_victim(record: Recovery) -> bool:
     return record.failure_class == FailureClass.INFRASTRUCTURE and PEER_LOST in record.reason
 
 
-def complete(status: JobStatus, begun: FormationEntry, now: datetime) -> JobStatus:
+def note_order(status: JobStatus, before: FormationEntry, crew: tuple[Member, ...], now: datetime) -> JobStatus:
+    """The next formation is ordered: when had the one before stopped, when was every member of the next one there?"""
+    record = of_formation(status, before.number)
+    if record is None:
+        return status
+    sessions = {member.serial: member.session for member in crew if member.session is not None}
+    survivors = [session for serial, session in sessions.items() if serial in before.serials and session.phase not in WORKING]
+    newcomers = [session for serial, session in sessions.items() if serial not in before.serials]
+    stopped_at = _latest(record.at, *(session.phase_at for session in survivors if session.formation == before.number))
+    there_at = _latest(stopped_at, *(session.changed_at for session in newcomers))
+    ordered = record.model_copy(
+        update={
+            "stop_seconds": _seconds(record.at, min(stopped_at, now)),
+            "replace_seconds": _seconds(min(stopped_at, now), min(there_at, now)),
+            "prepare_seconds": _seconds(min(there_at, now), now),
+        }
+    )
+    return _swap(status, record, ordered)
+
+
+def complete(status: JobStatus, begun: FormationEntry, first_step_seconds: float | None, now: datetime) -> JobStatus:
     """`begun` has finished its first step: where did the seconds go?"""
     record = status.recoveries[-1] if status.recoveries else None
     if record is None or record.total_seconds is not None or record.formation >= begun.number:
         return status
-    resumed = begun.resumed_step or 0
+    resumed, since_order = begun.resumed_step or 0, _seconds(begun.ordered_at, now)
+    lost = max(begun.furthest_step - resumed, 0)
+    first = min(first_step_seconds or 0.0, since_order)
     done = record.model_copy(
         update={
             "resumed_step": resumed,
-            "lost_steps": max(begun.furthest_step - resumed, 0),
-            "replace_seconds": _seconds(record.at, begun.ordered_at),
-            "start_seconds": _seconds(begun.ordered_at, now),
+            "lost_steps": lost,
+            "start_seconds": round(since_order - first, 3),
+            "first_step_seconds": first,
             "total_seconds": _seconds(record.at, now),
         }
     )
-    return _swap(status, record, done)
+    restarts = status.restarts.model_copy(update={"lost_steps": status.restarts.lost_steps + lost})
+    return _swap(status.model_copy(update={"restarts": restarts}), record, done)
 
 
 def trouble_of_record(record: Recovery) -> Trouble:
@@ -80,6 +103,10 @@ def _since_last_step(gang: Gang) -> float | None:
     sessions = [member.session for member in gang.crew if member.session is not None]
     times = [session.progressed_at for session in sessions if session.progressed_at is not None]
     return None if not times else _seconds(max(times), gang.now)
+
+
+def _latest(first: datetime, *others: datetime) -> datetime:
+    return max(first, *others) if others else first
 
 
 def _seconds(start: datetime, end: datetime) -> float:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from finetune_contract.failures import FailureClass
 from finetune_contract.state import StateId, newest_state
+from finetune_operator.decide import recoveries
 from finetune_operator.decide.gang import Gang, Member
 
 
@@ -22,7 +24,15 @@ def next_crew(gang: Gang) -> tuple[Member, ...]:
     waits = _waits_for_missing(gang)
     if len(ready) < gang.num_wanted and (len(ready) < gang.job.spec.resources.nodes.min or not all(wait == 0 for wait in waits)):
         return ()
-    return in_rank_order(ready)
+    ordered = in_rank_order(ready)
+    return (*ordered[1:], ordered[0]) if _is_replay(gang) else ordered
+
+
+def _is_replay(gang: Gang) -> bool:
+    """A step that was not finite is computed again with every micro-batch on another rank: hardware or data?"""
+    entry = gang.status.formation
+    known = None if entry is None else recoveries.of_formation(gang.status, entry.number)
+    return known is not None and known.failure_class == FailureClass.NOT_FINITE
 
 
 def seconds_until_smaller(gang: Gang) -> float | None:

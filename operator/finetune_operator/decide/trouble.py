@@ -55,7 +55,7 @@ def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
         return [] if ended is None else [ended]
     found = []
     if session is not None and session.failure is not None and _failed_in(session, formation):
-        found.append(_reported(member, session.failure))
+        found.append(_reported(_culprit(gang, member, session.failure), session.failure))
     if gang.active is not None and _is_out_of_time(gang, member):
         found.append(_leaving(member))
     if gang.active is not None and is_unreachable(gang, member):
@@ -140,6 +140,14 @@ def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:
         return False
     limit = max(STALL_STEPS * progress.step_seconds, STALL_SECONDS)
     return gang.now - session.progressed_at >= timedelta(seconds=limit)
+
+
+def _culprit(gang: Gang, member: Member, report: FailureReport) -> Member:
+    """All ranks meet a value that is not finite, and say which of them made it."""
+    if report.failure_class is not FailureClass.NOT_FINITE or report.rank is None:
+        return member
+    node_rank = report.rank // gang.job.spec.resources.processes_per_node
+    return gang.crew[node_rank] if node_rank < len(gang.crew) else member
 
 
 def _reported(member: Member, report: FailureReport) -> Trouble:
