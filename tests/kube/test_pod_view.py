@@ -63,9 +63,9 @@ def test_what_kubernetes_says_is_kept(status, field, value) -> None:
     assert getattr(parse_pod(pod_object(status=status)), field) == value
 
 
-def test_a_deleting_pod_tells_its_grace() -> None:
+def test_a_deleting_pod_tells_when_it_is_killed() -> None:
     view = parse_pod(pod_object(metadata={"deletionTimestamp": "2026-01-01T00:03:00Z", "deletionGracePeriodSeconds": 30}))
-    assert (view.is_deleting, view.deletion_seconds) == (True, 30.0)
+    assert (view.is_deleting, view.ends_at) == (True, datetime(2026, 1, 1, 0, 3, tzinfo=UTC))
 
 
 def test_a_pod_belongs_to_the_job_that_controls_it() -> None:

@@ -79,7 +79,7 @@ class FakePods:
             del self.pods[uid]
         elif pod.ends_at is None:
             pod.ends_at = self.clock.now() + timedelta(seconds=seconds)
-            pod.view = replace(pod.view, is_deleting=True, deletion_seconds=seconds)
+            pod.view = replace(pod.view, is_deleting=True, ends_at=self.clock.now() + timedelta(seconds=seconds))
 
     def end(self, uid: str, code: int, *, words=None, output=None, is_oom_killed: bool = False) -> None:
         """The container ended; a pod that was being deleted vanishes."""

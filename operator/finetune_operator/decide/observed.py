@@ -31,7 +31,7 @@ class PodView:
     created_at: datetime
     node: str | None = None
     is_deleting: bool = False
-    deletion_seconds: float | None = None  # grace left to a deleting pod, as Kubernetes says
+    ends_at: datetime | None = None  # when a deleting pod is killed, by the clock of Kubernetes
     unschedulable: str | None = None  # the scheduler's words
     waiting: str | None = None  # "ImagePullBackOff: ..." while a container cannot start
     disruption: str | None = None  # reason of the DisruptionTarget condition, or "Evicted", "NodeLost"

@@ -1,7 +1,7 @@
 """Why a formation cannot go on, on positive evidence only, and which of several reports explains it. It counts nothing."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from finetune_contract.failures import ExitCode, FailureClass, FailureReport, is_peer_lost
 from finetune_contract.messages import MemberPhase
@@ -11,6 +11,7 @@ from finetune_operator.decide.observed import PodPhase, PodView, Session
 UNREACHABLE_SECONDS = 3.0
 STALL_STEPS = 3
 STALL_SECONDS = 30.0  # a busy machine must not look like a hang; agents see a silent worker earlier by its beat
+UNANNOUNCED_SECONDS = 10.0  # what a member has that was told to end and whose pod nobody deleted: its node shuts down
 LEAVE_MARGIN_SECONDS = 3.0  # a formation is re-made so long before its leaving member ends
 
 _LOSS, _CAUSE, _STALL, _VICTIM = range(4)  # the smaller explains more
@@ -125,8 +126,18 @@ def is_unreachable(gang: Gang, member: Member) -> bool:
 
 
 def _is_out_of_time(gang: Gang, member: Member) -> bool:
-    until = None if member.session is None else member.session.leaving_until
+    until = leaves_by(gang, member)
     return until is not None and gang.now >= until - timedelta(seconds=LEAVE_MARGIN_SECONDS)
+
+
+def leaves_by(gang: Gang, member: Member) -> datetime | None:
+    """When a leaving member will be gone: what Kubernetes says, and no later than what was agreed at its start."""
+    pod, told = member.pod, None if member.session is None else member.session.leaving_until
+    known = [until for until in (None if pod is None else pod.ends_at, told) if until is not None]
+    if told is not None and pod is not None and not pod.is_deleting:
+        grace = timedelta(seconds=gang.job.spec.termination_grace_period_seconds)
+        known.append(told - grace + timedelta(seconds=UNANNOUNCED_SECONDS))
+    return min(known, default=None)
 
 
 def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:

@@ -60,7 +60,7 @@ def parse_pod(pod: JsonObject) -> PodView:
         created_at=datetime.fromisoformat(metadata["creationTimestamp"]),
         node=pod.get("spec", {}).get("nodeName"),
         is_deleting="deletionTimestamp" in metadata,
-        deletion_seconds=_seconds(metadata.get("deletionGracePeriodSeconds")),
+        ends_at=_moment(metadata.get("deletionTimestamp")),
         unschedulable=_unschedulable(status),
         waiting=_waiting(state),
         disruption=_disruption(status),
@@ -75,8 +75,8 @@ def _container(status: JsonObject) -> JsonObject:
     return next(iter(status.get("containerStatuses") or []), {})
 
 
-def _seconds(value: int | None) -> float | None:
-    return None if value is None else float(value)
+def _moment(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
 
 
 def _conditions(status: JsonObject, kind: str) -> JsonObject | None:

@@ -83,8 +83,7 @@ class LocalMembers:
         return tuple(sorted(self._members.values(), key=lambda member: member.serial))
 
     def observe(self, job_uid: str) -> tuple[PodView, ...]:
-        now = self._clock.now()
-        return tuple(_view(member, now) for member in self.all() if member.job_uid == job_uid)
+        return tuple(_view(member) for member in self.all() if member.job_uid == job_uid)
 
     async def authenticate(self, token: str) -> MemberIdentity:
         """For the coordinator. Raises TokenRefused."""
@@ -198,7 +197,7 @@ def _kill(member: LocalMember) -> None:
         os.kill(member.pid, signal.SIGKILL)
 
 
-def _view(member: LocalMember, now: datetime) -> PodView:
+def _view(member: LocalMember) -> PodView:
     code = member.exit_code
     phase = PodPhase.RUNNING if code is None else PodPhase.SUCCEEDED if code == 0 else PodPhase.FAILED
     return PodView(
@@ -209,7 +208,7 @@ def _view(member: LocalMember, now: datetime) -> PodView:
         created_at=member.created_at,
         node="localhost",
         is_deleting=member.deadline is not None,
-        deletion_seconds=None if member.deadline is None else max((member.deadline - now).total_seconds(), 0.0),
+        ends_at=member.deadline,
         exit_code=code,
         last_words=_read_last_words(member, FailureReport),
         output=_read_last_words(member, Output),
