@@ -22,7 +22,7 @@ from tests.builders.observed import (
 
 from finetune_contract.messages import MemberPhase, StorageProblem, StorageState
 from finetune_contract.state import StateId
-from finetune_operator.api.status import Columns, Condition, ProgressEntry, Restarts
+from finetune_operator.api.status import Columns, Condition, ProgressEntry, Restarts, WarningEntry
 from finetune_operator.decide.answer import Phase
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.columns import columns, eta
@@ -146,7 +146,10 @@ def test_checkpointed_is_what_node_rank_0_found_last(before, saver, other, told)
     ids=["first outage", "a later outage", "told before", "another trouble", "not tried", "over", "nothing new"],
 )
 def test_each_outage_of_the_store_and_its_end_is_an_event(before, storage, told) -> None:
-    status = training_status(conditions=() if before is None else (before,), warned=("StorageUnavailable",))
+    status = training_status(
+        conditions=() if before is None else (before,),
+        warnings=(WarningEntry(reason="StorageUnavailable", message="s3 is away", at=ago(9)),),
+    )
     decision = decide(observed(job=a_job(status=status), sessions=(a_session(1, storage=storage), a_session(2))))
     assert [(event.type, event.reason) for event in decision.events if event.reason.startswith("Storage")] == told
 
@@ -228,6 +231,13 @@ def test_the_newest_formations_progress_is_told() -> None:
     older = some_progress(step=40)
     sessions = (a_session(1, progress=some_progress(formation=2, step=31)), a_session(2, progress=older))
     assert decide(observed(sessions=sessions)).status.progress.step == 31
+
+
+def test_only_the_first_few_warnings_of_a_kind_are_told() -> None:
+    sessions = tuple(a_session(serial, warnings=(("CommitLate", f"step {serial} is late"),)) for serial in (1, 2, 3, 4, 5))
+    decision = decide(observed(sessions=sessions))
+    assert [entry.message for entry in decision.status.warnings] == [f"step {serial} is late" for serial in (1, 2, 3, 4)]
+    assert decide(observed(job=a_job(status=decision.status), sessions=sessions)).status == decision.status
 
 
 def test_a_warning_becomes_one_event() -> None:

@@ -15,6 +15,9 @@ from finetune_contract.state import InputDigests, StateId
 _OUTSIDE = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
 
+MAX_WARNINGS = 32
+
+
 class StatusValue(BaseModel):
     """Frozen; camelCase outside, snake_case inside; fields of a newer operator are kept out, never fatal."""
 
@@ -189,6 +192,14 @@ class OutputEntry(StatusValue):
     rank: int
 
 
+class WarningEntry(StatusValue):
+    """What a member warned of and became an event: it ended nothing, but may explain the result (numerics changed, rows cut, idle ranks)."""
+
+    reason: str = Field(max_length=128)
+    message: str = Field(max_length=1000)
+    at: datetime
+
+
 class Columns(StatusValue):
     """What `kubectl get` prints; strings, because a column cannot compute."""
 
@@ -220,7 +231,7 @@ class JobStatus(StatusValue):
     silent_members: MemberFailures = MemberFailures()
     lost_spares: MemberFailures = MemberFailures()
     output: OutputEntry | None = None
-    warned: tuple[str, ...] = Field(default=(), max_length=16)  # reasons of members' warnings that already became events
+    warnings: tuple[WarningEntry, ...] = Field(default=(), max_length=MAX_WARNINGS)
     start_time: datetime | None = None
     completion_time: datetime | None = None
     ready_members: int = 0

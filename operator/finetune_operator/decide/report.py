@@ -7,7 +7,7 @@ from datetime import datetime
 
 from finetune_contract.messages import Progress
 from finetune_operator.api.job import LABEL_JOB_UID
-from finetune_operator.api.status import CommitEntry, JobStatus, ProgressEntry
+from finetune_operator.api.status import MAX_WARNINGS, CommitEntry, JobStatus, ProgressEntry, WarningEntry
 from finetune_operator.decide.answer import Answer, soonest
 from finetune_operator.decide.columns import columns
 from finetune_operator.decide.conditions import ENDED, conditions
@@ -16,15 +16,16 @@ from finetune_operator.decide.gang import Gang
 from finetune_operator.decide.goodput import advance
 
 PROGRESS_SECONDS = 15.0
-MAX_WARNED = 16
+MAX_OF_A_KIND = 4
 
 
 def report(gang: Gang, answer: Answer) -> Decision:
     """Status, events and the next look of a pass."""
     old = gang.status
     new = _told(gang, answer)
-    told = _warnings(gang, old)
-    new = new.model_copy(update={"warned": (*old.warned, *(event.reason for event in told))[-MAX_WARNED:]})
+    warned = _warnings(gang, old)
+    told = tuple(Event(type="Warning", reason=entry.reason, message=entry.message) for entry in warned)
+    new = new.model_copy(update={"warnings": (*old.warnings, *warned)})
     wait = _seconds_until_due(gang, old, new)
     if wait is not None:
         new = old
@@ -121,12 +122,16 @@ def _without_numbers(status: JobStatus) -> JobStatus:
     )
 
 
-def _warnings(gang: Gang, old: JobStatus) -> tuple[Event, ...]:
-    """What members warned of, once for each reason."""
-    fresh: dict[str, str] = {}
+def _warnings(gang: Gang, old: JobStatus) -> tuple[WarningEntry, ...]:
+    """What members warned of and is not told yet. None is ever dropped, so that none is told again; the first few of a kind are enough."""
+    known = list(old.warnings)
     for session in gang.observed.sessions:
-        fresh |= {reason: message for reason, message in session.warnings if reason not in old.warned and reason not in fresh}
-    return tuple(Event(type="Warning", reason=reason, message=message[:1000]) for reason, message in fresh.items())
+        for reason, said in session.warnings:
+            message = said[:1000]
+            same = [entry.message for entry in known if entry.reason == reason]
+            if message not in same and len(same) < MAX_OF_A_KIND and len(known) < MAX_WARNINGS:
+                known.append(WarningEntry(reason=reason[:128], message=message, at=gang.now))
+    return tuple(known[len(old.warnings) :])
 
 
 def _storage_changed(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
