@@ -193,7 +193,7 @@ class OutputEntry(StatusValue):
 
 
 class WarningEntry(StatusValue):
-    """What a member warned of and became an event: it ended nothing, but may explain the result (numerics changed, rows cut, idle ranks)."""
+    """What a member warned of, told as an event too: it ended nothing, but may explain the result (numerics changed, rows cut)."""
 
     reason: str = Field(max_length=128)
     message: str = Field(max_length=1000)
