@@ -1,9 +1,12 @@
-"""Reachability among agents: a listener that accepts and closes, and the attempt to connect to a peer's. Carries no data."""
+"""Reachability among agents: a listener that accepts and closes, and the attempt to be accepted by a peer's. Carries no data.
+
+The kernel accepts for a process that is stopped or hangs; that the peer closes shows that it lives.
+"""
 
 import asyncio
 import contextlib
 
-CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 2.0
 
 
 async def listen(address: str) -> asyncio.Server:
@@ -25,11 +28,11 @@ async def is_reachable(address: str) -> bool:
     """`address` is HOST:PORT (an IPv6 host in brackets or bare)."""
     host, _, port = address.rpartition(":")
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            try:
+                return await reader.read(1) == b""
+            finally:
+                writer.close()
     except (OSError, TimeoutError, ValueError):
         return False
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-    return True
