@@ -10,6 +10,7 @@ from tests.builders.observed import (
     a_job,
     a_pending_pod,
     a_pod,
+    a_recovery,
     a_session,
     ago,
     observed,
@@ -69,6 +70,18 @@ def test_a_lost_or_leaving_member_is_replaced_at_once_by_a_new_serial(seen, why)
     assert [event.message for event in decision.events if event.reason == "MemberLost"] == [
         f"bot-ab12-2: {why}; its replacement is bot-ab12-3"
     ]
+
+
+def test_a_member_whose_device_failed_twice_in_a_row_is_replaced_before_anything_starts() -> None:
+    report = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="device error: CUDA error: an illegal access", rank=1)
+    before = (a_recovery(formation=1, member="bot-ab12-2", reason="rank 1 on bot-ab12-2: device error: CUDA error", total_seconds=1.0),)
+    status = training_status(formation=a_formation(number=2), last_formation=2, recoveries=before)
+    failed = {"phase": MemberPhase.FAILED, "failure": report, "failed_formation": 2, "formation": 2}
+    seen = observed(job=a_job(status=status), sessions=(a_session(1, formation=2), a_session(2, **failed)))
+    first = decide(seen)
+    assert (first.status.last_formation, serials(first)) == (2, [1, 2])
+    second_pass = decide(replace(seen, job=a_job(status=first.status)))
+    assert (second_pass.status.last_formation, serials(second_pass), second_pass.create) == (2, [1, 3], (3,))
 
 
 @pytest.mark.parametrize(

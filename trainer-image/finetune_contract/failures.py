@@ -43,6 +43,9 @@ class FailureReport(Value):
 PEER_LOST = "peer lost"  # how the message of a victim begins: somebody else ended first
 
 
+DEVICE_ERROR = "device error"  # how a message begins when the device of a process can do nothing more until the process has ended
+
+
 def is_peer_lost(report: FailureReport) -> bool:
     """A victim's report: it explains nothing, and another report may."""
     return report.failure_class is FailureClass.INFRASTRUCTURE and report.signal is None and PEER_LOST in report.message

@@ -110,6 +110,8 @@ def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: Formatio
         return answer if wait is None else replace(answer, look_again_seconds=wait)
     if entry is not None and not entry.is_over and not _is_worth_a_change(gang, entry, crew):
         return answer
+    if any(recoveries.has_a_bad_device(answer.status, member.name) for member in crew):
+        return answer  # it is replaced first
     if recoveries.is_inspected(answer.status, gang.now):
         return replace(answer, look_again_seconds=recoveries.INSPECT_SECONDS)
     known = None if entry is None else recoveries.of_formation(answer.status, entry.number)

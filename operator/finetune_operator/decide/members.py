@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from finetune_contract.failures import FailureClass
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
+from finetune_operator.decide import recoveries
 from finetune_operator.decide.answer import delete_pod, soonest
 from finetune_operator.decide.decision import DeleteMember, Event
 from finetune_operator.decide.gang import Gang, Member
@@ -61,6 +62,8 @@ def why_replaced(gang: Gang, member: Member) -> str | None:
         return "it was told to end"
     if is_unreachable(gang, member):
         return "neither the operator nor any of its peers can reach it"
+    if recoveries.has_a_bad_device(gang.status, member.name):
+        return f"its device failed in {recoveries.DEVICE_ERRORS} formations in a row"
     failure = unprepared(member)
     return None if failure is None else f"it could not prepare: {failure.message}"
 

@@ -2,18 +2,25 @@
 
 from datetime import datetime, timedelta
 
-from finetune_contract.failures import PEER_LOST, FailureClass
+from finetune_contract.failures import DEVICE_ERROR, PEER_LOST, FailureClass
 from finetune_operator.api.status import FormationEntry, JobStatus, Recovery
 from finetune_operator.decide.gang import WORKING, Gang, Member
 from finetune_operator.decide.trouble import Trouble
 
 KEPT = 10
+DEVICE_ERRORS = 2  # in a row
 INSPECT_SECONDS = 1.0
 
 
 def of_formation(status: JobStatus, number: int) -> Recovery | None:
     """The recovery that the end of this formation began; it is counted when the next formation starts."""
     return next((recovery for recovery in status.recoveries if recovery.formation == number), None)
+
+
+def has_a_bad_device(status: JobStatus, member_name: str) -> bool:
+    """A new process on it was not enough: another pod may get another device."""
+    newest = status.recoveries[-DEVICE_ERRORS:]
+    return len(newest) == DEVICE_ERRORS and all(record.member == member_name and DEVICE_ERROR in record.reason for record in newest)
 
 
 def is_inspected(status: JobStatus, now: datetime) -> bool:
