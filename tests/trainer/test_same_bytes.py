@@ -66,6 +66,16 @@ def test_a_kill_and_a_resume_change_no_byte(nodes_before, nodes_after, formation
     assert resumed.adapter_sha256 == one_rank.adapter_sha256
 
 
+def test_a_kill_while_snapshots_are_written_beside_the_steps_changes_no_byte(formations, inputs, tmp_path):
+    # An adapter of 1.6 MB of state: smaller ones are written at once.
+    config = a_config(inputs / "qwen3", inputs / "rows.jsonl", **HARD | {"adapter": {"rank": 128, "alpha": 128}})
+    straight = formations.run(config, tmp_path / "straight")
+    assert not formations.run(config, tmp_path / "killed", kill_at=3).is_complete
+    resumed = formations.run(config, tmp_path / "killed", formation=2)
+    assert len(resumed.losses) <= NUM_STEPS - 3
+    assert resumed.adapter_sha256 == straight.adapter_sha256 != ""
+
+
 def test_the_newest_state_of_any_member_is_taken(formations, inputs, one_rank, tmp_path):
     config = a_config(inputs / "qwen3", inputs / "rows.jsonl", **HARD)
     formations.run(config, tmp_path, nodes=2, kill_at=4)

@@ -6,6 +6,7 @@
 The writer takes a slot that is neither newest nor leased: sequence odd, bytes, CRC, sequence even. A reader leases a slot, reads,
 checks the CRC and then the sequence again. One writer and one leasing reader at a time; no locks, because either side may be
 killed at any instruction. Torch-free: the state is anything with the buffer protocol (fp32, adapter | m | v, one after another).
+A write may run in a thread beside training: it never holds the interpreter's lock for longer than it takes to copy one chunk.
 """
 
 import mmap
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NUM_SLOTS = 3
 _PAGE = 4096
 _RECORD_BYTES = 64 * 1024
+_CHUNK_BYTES = 256 * 1024  # copied under the interpreter's lock; the checksum, of the same bytes while they are in cache, needs no lock
 _MAGIC = b"FTSLOTS1"
 _FILE_HEADER = struct.Struct("<8sQ")
 _SLOT_HEADER = struct.Struct("<QQQQQQ")  # sequence, formation, step, state bytes, record bytes, crc
@@ -96,8 +98,12 @@ class SlotFile:
         _SLOT_HEADER.pack_into(memory, start, busy, *numbers, 0)
         memory[start + _PAGE : start + _PAGE + len(encoded)] = encoded
         body = start + _PAGE + _RECORD_BYTES
-        memory[body : body + view.nbytes] = view
-        _SLOT_HEADER.pack_into(memory, start, busy + 1, *numbers, zlib.crc32(view))
+        checksum = 0
+        for offset in range(0, view.nbytes, _CHUNK_BYTES):
+            chunk = view[offset : offset + _CHUNK_BYTES]
+            memory[body + offset : body + offset + chunk.nbytes] = chunk
+            checksum = zlib.crc32(chunk, checksum)
+        _SLOT_HEADER.pack_into(memory, start, busy + 1, *numbers, checksum)
 
     def newest_id(self) -> StateId | None:
         """Name of the newest complete state, without reading it."""

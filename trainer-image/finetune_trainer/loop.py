@@ -1,10 +1,12 @@
 """The recipe of one rank, from top to bottom: process group, model, data, state, steps, evaluation, export.
 
 Order at the end of a step k: state of k, snapshot of k, progress, then the evaluation of k; on resume a due evaluation is done first.
+Snapshot and progress are a writer thread's, beside the passes of step k + 1; its update, and whatever else comes after k, waits for them.
 """
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +27,8 @@ from finetune_trainer.ranks import Ranks, choose_device, join_process_group
 from finetune_trainer.record import first_record, numerics_of, pack_capacity
 from finetune_trainer.reduce import own_leaves
 from finetune_trainer.report import Reporter
-from finetune_trainer.resume import Snapshots, check_same_on_all_ranks, restore, warn_of_other_numerics
+from finetune_trainer.resume import check_same_on_all_ranks, restore, warn_of_other_numerics
+from finetune_trainer.snapshots import Snapshots
 
 _MAX_NAMED_ROWS = 20
 
@@ -53,13 +56,13 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     evaluation = Evaluation(data, capacity=capacity)
 
     state = FlatState(model.adapters, device)
-    snapshots = Snapshots(order, ranks, state.state_3P.numel() * 4)
+    snapshots = Snapshots(order, ranks, state)
     record = first_record(order, num_parameters=state.num_parameters, total_steps=schedule.total_steps, device=device)
     restored = restore(snapshots, state)
     if restored is not None:
         warn_of_other_numerics(restored, record, reporter)
         record = restored.model_copy(update={"numerics": numerics_of(order, device)})
-        snapshots.write(record, state)
+        snapshots.begin(record)
     first_step = record.step
 
     def evaluate(record: RunRecord) -> RunRecord:
@@ -67,6 +70,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         is_due = is_last or (training.eval_every_steps is not None and record.step > 0 and record.step % training.eval_every_steps == 0)
         if evaluation.is_empty or not is_due or record.last_evaluated_step == record.step:
             return record
+        snapshots.wait()
         reporter.enter("evaluating")
         loss = evaluation.mean_loss(model, ranks, device, reporter)
         return record.model_copy(update={"eval_loss": loss, "last_evaluated_step": record.step})
@@ -81,6 +85,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
             _warn_of_idle_ranks(step, ranks, reporter)
 
         gradient_P, loss = passes.gradient(step)
+        snapshots.wait()
         norm = clip(gradient_P, training.max_grad_norm)
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise _not_finite(step, data, loss, norm)
@@ -99,13 +104,11 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
                 "first_loss": loss if record.first_loss is None else record.first_loss,
             }
         )
-        snapshots.write(record, state)
         if index == first_step:
             reporter.enter("training", resumed_step=first_step)
-        if ranks.is_leader:
-            seconds = time.perf_counter() - started
-            progress = _progress(order, record, schedule, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
-            reporter.tell(WorkerProgress(progress=progress))
+        seconds = time.perf_counter() - started
+        progress = _progress(order, record, schedule, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
+        snapshots.begin(record, then=partial(reporter.tell, WorkerProgress(progress=progress)) if ranks.is_leader else None)
         evaluated = evaluate(record)
         if evaluated is not record:
             reporter.enter("training")
@@ -113,6 +116,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
                 reporter.tell(WorkerProgress(progress=progress.model_copy(update={"eval_loss": evaluated.eval_loss})))
         record = evaluated
 
+    snapshots.wait()
     reporter.enter("exporting")
     if ranks.is_leader:
         folder, model_dir = Path(order.output_dir), Path(order.model_dir)

@@ -3,7 +3,6 @@
 Only slots are read: the agent has put a commit into a slot before, and a slot verifies its own CRC.
 """
 
-import os
 from typing import Any
 
 import numpy as np
@@ -11,32 +10,12 @@ import torch
 import torch.distributed as dist
 
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.run_order import RunOrder, WorkerWarning
-from finetune_contract.slots import SlotFile, Snapshot
-from finetune_contract.state import RunRecord, StateId, newest_state
+from finetune_contract.run_order import WorkerWarning
+from finetune_contract.state import RunRecord, newest_state
 from finetune_trainer.optimise import FlatState
 from finetune_trainer.ranks import Ranks
 from finetune_trainer.report import Reporter
-
-
-class Snapshots:
-    """The slots of this member as its first rank writes them; on other ranks they are read by nobody and written by nobody."""
-
-    def __init__(self, order: RunOrder, ranks: Ranks, num_state_bytes: int) -> None:
-        self._formation = order.formation
-        self._slots: SlotFile | None = None
-        if ranks.is_local_leader:
-            fd = os.memfd_create("finetune-slots") if order.slots_fd is None else order.slots_fd
-            self._slots = SlotFile(fd)
-            self._slots.reserve(num_state_bytes)
-
-    def newest(self) -> Snapshot | None:
-        return None if self._slots is None else self._slots.read_newest()
-
-    def write(self, record: RunRecord, state: FlatState) -> None:
-        if self._slots is not None:
-            state_id = StateId(formation=self._formation, step=record.step)
-            self._slots.write(state_id, record, state.state_3P.cpu().numpy())
+from finetune_trainer.snapshots import Snapshots
 
 
 def restore(snapshots: Snapshots, state: FlatState) -> RunRecord | None:
