@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,8 @@ def held_out_loss(model_folder: Path, adapter: Path | None, rows: Path) -> float
     """Mean loss of what the assistant says in the rows: the base alone, or with the adapter as plain peft loads it."""
     import torch
     from peft import PeftModel
+
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between peft and transformers; nothing a reader of the proof can act on
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
