@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml .ci/constraints.txt $(UV)
 demo: $(STAMP) ## a LoRA adapter on this machine, with a worker killed half way
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP) ## every test that needs no cluster
-	$(BIN)/python -m pytest tests --ignore tests/faults
+test: $(STAMP) ## every test that needs no cluster, with the fast ones of the faults
+	$(BIN)/python -m pytest tests -m "fast or not fault"
 
 check: $(STAMP) ## format, lint, types, import layers, budgets
 	$(BIN)/ruff format --check --quiet $(CODE)
@@ -47,10 +47,10 @@ verify: $(STAMP) ## fail on any difference to what would be generated
 	PYTHONPATH=. $(BIN)/python .ci/generate.py --check
 
 e2e: $(STAMP) ## the suite on a real Kubernetes (needs root; brings the cluster up and takes it down)
-	$(BIN)/python -m pytest e2e $(E2E_ARGS)
+	$(BIN)/python -m pytest e2e -m "not slow" $(E2E_ARGS)
 
-faults: $(STAMP) ## every fault of docs/faults.md that needs no cluster, with real processes
-	$(BIN)/python -m pytest tests/faults
+faults: $(STAMP) ## every fault, locally and, as root, on the cluster, both with random ones; writes the tables of docs/faults.md
+	.ci/faults $(BIN)/python $(E2E_ARGS)
 
 bench-recovery: $(STAMP) ## seconds from a fault to the next step, beside torchrun
 	$(BIN)/python -m tests.faults.bench_recovery

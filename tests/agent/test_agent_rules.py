@@ -77,6 +77,29 @@ def test_once_the_pace_is_known_five_silent_seconds_are_a_hang(tmp_path):
     assert "no beat for 5 s" in watched.pass_seconds(0.2).message
 
 
+def test_beats_between_two_looks_tell_the_pace_too(tmp_path):
+    watched = Watched(tmp_path)
+    assert watched.pass_seconds(0.5, *[0] * 8, 1) is None
+    assert "no beat for 5 s" in watched.pass_seconds(5.1).message
+
+
+def test_of_two_silent_ranks_the_one_that_does_not_wait_for_its_peers_is_to_blame(tmp_path):
+    watched = Watched(tmp_path)
+    assert [watched.pass_seconds(0.5, 0, 1) for _ in range(6)] == [None] * 6
+    watched.beat.set_waiting(1, True)
+    watched.pass_seconds(0.1, 0)
+    assert watched.pass_seconds(5.2).message.startswith("rank 2 hangs")
+
+
+def test_a_rank_that_waits_for_its_peers_lets_their_agents_speak_first(tmp_path):
+    watched = Watched(tmp_path)
+    assert [watched.pass_seconds(0.5, 0, 1) for _ in range(6)] == [None] * 6
+    watched.beat.set_waiting(0, True)
+    watched.beat.set_waiting(1, True)
+    assert watched.pass_seconds(6) is None
+    assert "waits for its peers" in watched.pass_seconds(1.2).message
+
+
 def test_a_worker_that_is_seen_stopped_twice_is_reported_once_alone_is_not():
     states = {11: "S", 12: "S"}
     watch = StopWatch(read_state=states.__getitem__)

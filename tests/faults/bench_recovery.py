@@ -1,12 +1,16 @@
-"""`make bench-recovery`: seconds from a fault to the next optimizer step on the local run, beside torchrun at its best, as one table.
+"""`make bench-recovery`: seconds from a fault to the next optimizer step, beside torchrun at its best, as one table.
 
-Both train the same tiny Qwen3 with two members of one process each on this machine. torchrun restarts its workers and goes on from
-a checkpoint that it wrote to disk every 20 steps; its figures contain no pod and no scheduler, and neither do ours.
+Local rows: two members of one process each on this machine, steps timed by the workers themselves. torchrun trains the same tiny Qwen3 and
+goes on from a checkpoint that it wrote to disk every 20 steps; its figures contain no pod and no scheduler, and neither do the local ones.
+Snapshot rows come from bench_training.py, the cluster's rows, as root, from e2e/bench_recovery.py.
 """
 
 import argparse
 import asyncio
+import os
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,29 +18,61 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.make_tiny_model import make_tiny_model
-from tests.faults.lives import a_fault_document, seconds_to_next_step
+from tests.faults.lives import Scene, a_fault_document, manifests, staged, tell
 from tests.faults.peer import measure_torchrun
-from tests.local.runs import ROWS, a_run
-
-from finetune_operator.local.local_run import LocalRun
+from tests.faults.worker import DEADLOCK_SIGNAL
+from tests.local.runs import ROOT, ROWS
 
 STEPS_BETWEEN = 8
-LONG = {"training": {"maxSteps": 100_000, "evalEverySteps": None}, "dataset": {"evalFraction": 0}}
-Fault = Callable[[LocalRun], Callable[[], object]]
+LONG = {"training": {"maxSteps": 100_000, "epochs": 100_000, "evalEverySteps": None}, "dataset": {"evalFraction": 0}}
+HEADING = "| fault | n | next step, p50 | p95 | wanted | lost steps, p50 / most |\n|---|---|---|---|---|---|\n"
+TORCHRUN = "torchrun --nnodes 2 --max-restarts 100, worker killed with -9"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """Seconds to the next step and lost steps of each repetition."""
+class Fault:
+    """What is done to a running job, and the p50 and p95 that are wanted."""
 
     name: str
-    seconds: tuple[float, ...]
-    lost_steps: tuple[int, ...]
+    do: Callable[[Scene], None]
+    wanted: str
+    spares: int = 0
 
-    def render(self) -> str:
-        p50, p95 = quantile(self.seconds, 0.5), quantile(self.seconds, 0.95)
-        lost = f"{statistics.median(self.lost_steps):.0f} / {max(self.lost_steps)}" if self.lost_steps else "-"
-        return f"| {self.name} | {len(self.seconds)} | {p50:.2f} s | {p95:.2f} s | {lost} |"
+
+def kill_a_worker(scene: Scene) -> None:
+    scene.run.kill_worker(scene.run.members[1])
+
+
+def stop_a_worker(scene: Scene) -> None:
+    tell(scene.run.worker_pids(scene.run.members[1])[0], signal.SIGSTOP)
+
+
+def deadlock_a_worker(scene: Scene) -> None:
+    tell(scene.run.worker_pids(scene.run.members[1])[0], DEADLOCK_SIGNAL)
+
+
+def kill_an_agent(scene: Scene) -> None:
+    scene.run.kill_member(scene.run.members[1])
+
+
+def kill_every_member(scene: Scene) -> None:
+    for member in scene.run.members:
+        scene.run.kill_member(member)
+
+
+FAULTS = (
+    Fault(name="worker killed with -9", do=kill_a_worker, wanted="0.8 s / 1.5 s"),
+    Fault(name="worker stopped (SIGSTOP)", do=stop_a_worker, wanted="at once + 1.5 s"),
+    Fault(name="worker deadlocked, found within 5 s", do=deadlock_a_worker, wanted="5 s + 1.5 s"),
+    Fault(name="agent killed with -9, no spare", do=kill_an_agent, wanted="12 s / 20 s"),
+    Fault(name="agent killed with -9, one spare", do=kill_an_agent, wanted="2 s / 4 s", spares=1),
+    Fault(name="all members killed with -9", do=kill_every_member, wanted="15 s / 25 s"),
+)
+
+
+def render(name: str, seconds: tuple[float, ...], wanted: str, lost_steps: tuple[int, ...]) -> str:
+    lost = f"{statistics.median(lost_steps):.0f} / {max(lost_steps)}"
+    return f"| {name} | {len(seconds)} | {quantile(seconds, 0.5):.2f} s | {quantile(seconds, 0.95):.2f} s | {wanted} | {lost} |\n"
 
 
 def quantile(values: tuple[float, ...], share: float) -> float:
@@ -44,55 +80,65 @@ def quantile(values: tuple[float, ...], share: float) -> float:
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
-def a_worker(run: LocalRun) -> Callable[[], object]:
-    return lambda: run.kill_worker(run.members[1])
-
-
-def an_agent(run: LocalRun) -> Callable[[], object]:
-    return lambda: run.kill_member(run.members[1])
-
-
-def every_member(run: LocalRun) -> Callable[[], object]:
-    return lambda: [run.kill_member(member) for member in run.members]
-
-
-async def measure(name: str, fault: Fault, *, inputs: Path, repeats: int, spares: int = 0) -> Row:
+async def measure(fault: Fault, *, inputs: Path, repeats: int) -> str:
     """The same job is disturbed again and again, each time after some undisturbed steps and with its spares ready."""
-    seconds, changes = [], LONG | {"resources": {"spares": spares}}
+    seconds, lost = [], []
     with tempfile.TemporaryDirectory() as folder:
-        async with a_run(Path(folder), a_fault_document(Path(folder), inputs, **changes)) as run:
+        document = a_fault_document(Path(folder), inputs, **LONG, resources={"spares": fault.spares})
+        async with staged(Path(folder), document) as scene:
             for _ in range(repeats):
-                begun = run.step
-                await run.wait_until("some steps", lambda run, begun=begun: run.step >= begun + STEPS_BETWEEN, deadline_seconds=120)
-                await run.wait_until("its spares", lambda run: run.status.ready_spares == spares, deadline_seconds=60)
-                seconds.append(await seconds_to_next_step(run, fault(run)))
-            lost = tuple(recovery.lost_steps or 0 for recovery in run.status.recoveries)
-    return Row(name=name, seconds=tuple(seconds), lost_steps=lost)
+                begun = scene.run.step
+                await scene.reach(begun + STEPS_BETWEEN, deadline_seconds=120)
+                await scene.until("its spares", lambda run: run.status.ready_spares == fault.spares, deadline_seconds=60)
+                await scene.until("a commit", lambda _run, folder=folder: manifests(Path(folder)))
+                scene.strike()
+                fault.do(scene)
+                strike = scene.strikes[-1]
+                seconds.append(
+                    await scene.until(
+                        f"a step after: {fault.name}", lambda _run, at=strike: scene.steps.seconds_after(at), deadline_seconds=90
+                    )
+                )
+                lost.append(scene.steps.lost_after(strike))
+    return render(f"local: {fault.name}", tuple(seconds), fault.wanted, tuple(lost))
 
 
-async def measure_all(inputs: Path, repeats: int) -> list[Row]:
-    faults: tuple[tuple[str, Fault], ...] = (
-        ("worker killed with -9", a_worker),
-        ("agent killed with -9, no spare", an_agent),
-        ("all members killed with -9", every_member),
+def local_rows(faults: tuple[Fault, ...], inputs: Path, repeats: int) -> None:
+    for fault in faults:
+        show(asyncio.run(measure(fault, inputs=inputs, repeats=repeats)))
+
+
+def cluster_rows() -> None:
+    """Rows of the table that e2e/bench_recovery.py prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "e2e/bench_recovery.py", "-s"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    rows = [await measure(name, fault, inputs=inputs, repeats=repeats) for name, fault in faults]
-    return [*rows, await measure("agent killed with -9, one spare", an_agent, inputs=inputs, repeats=repeats, spares=1)]
+    rows = [line for line in done.stdout.splitlines(keepends=True) if line.startswith("| ") and not line.startswith("| fault")]
+    show("".join(f"| cluster: {row[2:]}" for row in rows) or done.stdout)
+
+
+def show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", default="", help="rows whose name has this word: one of the local faults, torchrun, or cluster")
+    arguments = parser.parse_args()
+    chosen = tuple(fault for fault in FAULTS if arguments.only in fault.name)
+    show(HEADING)
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder)
         (inputs / "rows.jsonl").write_text(ROWS.read_text())
         make_tiny_model(inputs / "qwen3", hidden_size=32)
-        rows = asyncio.run(measure_all(inputs, repeats))
-        seconds, lost = measure_torchrun(inputs, repeats)
-        rows.append(Row(name="torchrun --nnodes 2 --max-restarts 100, worker killed with -9", seconds=seconds, lost_steps=lost))
-    sys.stdout.write("| fault | n | next step, p50 | p95 | lost steps, p50 / most |\n|---|---|---|---|---|\n")
-    sys.stdout.write("".join(f"{row.render()}\n" for row in rows))
+        local_rows(chosen, inputs, arguments.repeats)
+        if arguments.only in TORCHRUN:
+            seconds, lost = measure_torchrun(inputs, arguments.repeats)
+            show(render(TORCHRUN, seconds, "-", lost))
+    if os.geteuid() == 0 and arguments.only in "cluster":
+        cluster_rows()
     return 0
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from examples.make_tiny_model import make_tiny_model
 from tests.faults.ledger import figures, pytest_runtest_makereport
-from tests.faults.lives import a_fault_document, live
+from tests.faults.lives import NUM_STEPS, a_fault_document, live
 from tests.local.runs import ROWS
 
 __all__ = ["figures", "pytest_runtest_makereport"]
@@ -20,6 +20,20 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-async def undisturbed(inputs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    return await live(folder, a_fault_document(folder, inputs), lambda run: asyncio.sleep(0))
+def undisturbed_of(inputs, tmp_path_factory):
+    """`await undisturbed_of(steps)`: the life of the job of so many steps that nothing happens to, lived once a session."""
+    lives = {}
+
+    async def of(num_steps):
+        if num_steps not in lives:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            document = a_fault_document(folder, inputs, training={"maxSteps": num_steps})
+            lives[num_steps] = await live(folder, document, lambda scene: asyncio.sleep(0))
+        return lives[num_steps]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+async def undisturbed(undisturbed_of):
+    return await undisturbed_of(NUM_STEPS)

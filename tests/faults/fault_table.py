@@ -1,11 +1,17 @@
-"""The table of docs/faults.md: one row for each of the 36 faults, from docs/faults.json. What is written around it stays."""
+"""The tables of docs/faults.md: one row for each of the 36 faults, and the runs of random faults. What is written around them stays.
 
+They come from docs/faults.json (ledger.py) and docs/random-faults.json (random_faults.py).
+"""
+
+import json
 from pathlib import Path
+from typing import Any
 
 from tests.faults.ledger import KEPT, NUM_FAULTS, ROOT, Result, all_same, read_kept, worst
 
 PAGE = "docs/faults.md"
-BEGIN, END = "<!-- results: begin (make generate) -->", "<!-- results: end -->"
+RANDOM = "docs/random-faults.json"
+BEGIN, END = "<!-- {}: begin (make generate) -->\n", "<!-- {}: end -->"
 FAULTS = {
     1: "`kill -9` of one worker, of all workers",
     2: "`kill -9` of the agent, PID 1",
@@ -47,15 +53,32 @@ FAULTS = {
 HEAD = "| # | fault | result | where | next step | lost steps | same bytes |\n|---|---|---|---|---|---|---|\n"
 
 
+RANDOM_HEAD = (
+    "| run | seed | minutes | jobs | faults | next step p50 / p95 | most lost steps | goodput | other bytes or samples |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
 def generated_files(root: Path = ROOT) -> dict[str, str]:
-    """The page with its table as the kept results say."""
-    return {PAGE: with_table((root / PAGE).read_text(), render_table(read_kept(root / KEPT.relative_to(ROOT))))}
+    """The page with its tables as the kept results say."""
+    page = with_table((root / PAGE).read_text(), "results", render_table(read_kept(root / KEPT.relative_to(ROOT))))
+    runs = json.loads((root / RANDOM).read_text()) if (root / RANDOM).exists() else {}
+    return {PAGE: with_table(page, "random faults", RANDOM_HEAD + "".join(render_run(name, run) for name, run in sorted(runs.items())))}
 
 
-def with_table(page: str, table: str) -> str:
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table}{END}{after}"
+def with_table(page: str, name: str, table: str) -> str:
+    begin, end = BEGIN.format(name), END.format(name)
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}{table}{end}{after}"
+
+
+def render_run(name: str, run: dict[str, Any]) -> str:
+    faults = f"{sum(run['faults'].values())}: " + ", ".join(f"{count} {kind}" for kind, count in run["faults"].items())
+    seconds = "-" if run["p50"] is None else f"{run['p50']:.1f} s / {run['p95']:.1f} s"
+    bad = run["jobs_with_other_bytes_or_samples"]
+    counts = f"{run['seed']} | {run['minutes']:.0f} | {run['jobs']} | {faults} | {seconds} | {run['most_lost_steps']}"
+    return f"| {name} | {counts} | {run['goodput']:.0%} | {'none' if bad == 0 else f'**{bad} jobs**'} |\n"
 
 
 def render_table(results: tuple[Result, ...]) -> str:

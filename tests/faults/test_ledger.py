@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.faults.fault_table import BEGIN, END, render_row, with_table
+from tests.faults.fault_table import BEGIN, END, render_row, render_run, with_table
 from tests.faults.ledger import ROOT, Figures, Result, fold, forget, read_kept, read_lines, record, result_of, title_of
 
 
@@ -71,7 +71,14 @@ def test_a_row_says_the_worst_of_its_fault(results, row):
 
 
 def test_the_words_around_the_table_stay():
-    assert with_table(f"before\n{BEGIN}\nold\n{END}\nafter\n", "new\n") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    begin, end = BEGIN.format("results"), END.format("results")
+    assert with_table(f"before\n{begin}old\n{end}\nafter\n", "results", "new\n") == f"before\n{begin}new\n{end}\nafter\n"
+
+
+def test_a_run_of_random_faults_says_how_many_jobs_were_harmed():
+    run = {"seed": 7, "minutes": 19.6, "jobs": 5, "faults": {"worker killed": 3}, "p50": 0.6, "p95": 7.04, "most_lost_steps": 1}
+    row = render_run("kills", run | {"goodput": 0.913, "jobs_with_other_bytes_or_samples": 2})
+    assert row == "| kills | 7 | 20 | 5 | 3: 3 worker killed | 0.6 s / 7.0 s | 1 | 91% | **2 jobs** |\n"
 
 
 CONFTEST = """

@@ -11,6 +11,7 @@ DEADLINE_SECONDS = {"loading": 600.0, "first_step": 120.0, "training": 30.0, "ev
 _PATIENCE = 3  # times the longest gap that was seen while training
 _KNOWN_PACE_SECONDS = 5.0  # the deadline of training once its pace is known
 _BEATS_FOR_PACE = 8
+_WAITING_SECONDS = 2.0  # that a rank waiting for its peers is silent longer: the agent of the one to blame speaks first
 
 
 class BeatWatch:
@@ -19,7 +20,7 @@ class BeatWatch:
     def __init__(self, *, beat: Beat, num_local: int, clock: Callable[[], float]) -> None:
         self._beat, self._clock = beat, clock
         self._phase = "loading"
-        self._longest_gap, self._num_gaps = 0.0, 0
+        self._longest_gap, self._num_beats = 0.0, 0
         now = clock()
         self._seen = {rank: (beat.read(rank), now) for rank in range(num_local)}
 
@@ -36,21 +37,21 @@ class BeatWatch:
             newest = self._beat.read(local_rank)
             if newest != count:
                 if self._phase == "training":
-                    self._longest_gap, self._num_gaps = max(self._longest_gap, now - since), self._num_gaps + 1
+                    self._longest_gap = max(self._longest_gap, now - since)
+                    self._num_beats += newest - count
                 self._seen[local_rank] = (newest, now)
             elif first_rank + local_rank not in done:
-                silent.append((now - since, first_rank + local_rank))
+                silent.append((not self._beat.is_waiting(local_rank), now - since, first_rank + local_rank))
         deadline = self._deadline()
-        seconds, rank = max(silent, default=(0.0, 0))
-        if seconds <= deadline:
+        is_to_blame, seconds, rank = max(silent, default=(True, 0.0, 0))
+        if seconds <= deadline + (0.0 if is_to_blame else _WAITING_SECONDS):
             return None
-        message = (
-            f"rank {rank} hangs: no beat for {seconds:.0f} s in phase {self._phase} (deadline {deadline:.0f} s); stacks are in the log"
-        )
+        what = "hangs: no beat" if is_to_blame else "waits for its peers, and none of them says why: no beat"
+        message = f"rank {rank} {what} for {seconds:.0f} s in phase {self._phase} (deadline {deadline:.0f} s); stacks are in the log"
         return FailureReport(failure_class=FailureClass.HANG, message=message, rank=rank)
 
     def _deadline(self) -> float:
         if self._phase != "training":
             return DEADLINE_SECONDS[self._phase]
-        fixed = _KNOWN_PACE_SECONDS if self._num_gaps >= _BEATS_FOR_PACE else DEADLINE_SECONDS["training"]
+        fixed = _KNOWN_PACE_SECONDS if self._num_beats >= _BEATS_FOR_PACE else DEADLINE_SECONDS["training"]
         return max(fixed, _PATIENCE * self._longest_gap)

@@ -1,6 +1,7 @@
 """The beat: one counter per local rank in shared memory, raised at every finished micro-batch and phase change.
 
-The agent compares it with the deadline of the announced phase; a worker that hangs cannot fake it.
+The agent compares it with the deadline of the announced phase; a worker that hangs cannot fake it. Beside the counter stands whether
+the rank waits for its peers: of all that are silent, those are not the ones to blame.
 """
 
 import mmap
@@ -9,6 +10,7 @@ import struct
 
 _COUNTER = struct.Struct("<Q")
 _STRIDE = 64
+_WAITS_OFFSET = 8
 MAX_LOCAL_RANKS = 64
 NUM_BYTES = _STRIDE * MAX_LOCAL_RANKS
 
@@ -26,6 +28,12 @@ class Beat:
     def raise_for(self, local_rank: int) -> None:
         offset = local_rank * _STRIDE
         _COUNTER.pack_into(self._map, offset, _COUNTER.unpack_from(self._map, offset)[0] + 1)
+
+    def set_waiting(self, local_rank: int, is_waiting: bool) -> None:
+        _COUNTER.pack_into(self._map, local_rank * _STRIDE + _WAITS_OFFSET, int(is_waiting))
+
+    def is_waiting(self, local_rank: int) -> bool:
+        return bool(_COUNTER.unpack_from(self._map, local_rank * _STRIDE + _WAITS_OFFSET)[0])
 
     def read(self, local_rank: int) -> int:
         return int(_COUNTER.unpack_from(self._map, local_rank * _STRIDE)[0])

@@ -61,7 +61,8 @@ class GradientPass:
         sums = sum_own(num_packs, leaf, self._ranks)
         for _ in range(num_dummy_passes(num_packs, self._ranks, self._model.group_size)):
             self._one_pass(step, 0)
-        total = sum_over_ranks(sums, num_packs, self._ranks, length=num_weights + 1, device=device)
+        with self._reporter.waiting_for_peers():
+            total = sum_over_ranks(sums, num_packs, self._ranks, length=num_weights + 1, device=device)
         return total[:num_weights], float(total[num_weights])
 
     def _one_pass(self, step: StepBatch, index: int) -> torch.Tensor:

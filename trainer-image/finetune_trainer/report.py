@@ -1,7 +1,9 @@
 """What a rank tells: events on the pipe of its agent (or on standard output under plain torchrun), and the beat."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 from finetune_contract.beat import Beat
@@ -19,6 +21,7 @@ class Reporter:
         self._ranks = ranks
         self._fd = sys.stdout.fileno() if order.events_fd is None else order.events_fd
         self._beat = None if order.beat_fd is None else Beat(order.beat_fd)
+        self._set_waiting(False)  # whoever had this rank before may have been killed while it waited
 
     def tell(self, event: Value) -> None:
         os.write(self._fd, event.model_dump_json(exclude_none=True).encode() + b"\n")
@@ -27,6 +30,17 @@ class Reporter:
         """Say that this rank is alive and got somewhere."""
         if self._beat is not None:
             self._beat.raise_for(self._ranks.local_rank)
+
+    @contextlib.contextmanager
+    def waiting_for_peers(self) -> Iterator[None]:
+        """Around a collective of all ranks: whoever is silent meanwhile may only be a victim of another."""
+        self._set_waiting(True)
+        yield
+        self._set_waiting(False)
+
+    def _set_waiting(self, is_waiting: bool) -> None:
+        if self._beat is not None:
+            self._beat.set_waiting(self._ranks.local_rank, is_waiting)
 
     def enter(self, phase: Phase, *, resumed_step: int | None = None) -> None:
         """The first rank of each member announces phases; every rank beats."""

@@ -1,0 +1,145 @@
+"""The real worker, watched and harmed: it writes down when each step was finished, and does to itself what its plan says.
+
+Agents are pointed at it (FINETUNE_WORKER); the product knows nothing of it. What is done: a deadlock, a loop that holds the
+interpreter's lock, a device that is out of memory or broken, gradients that are not finite, slowness.
+"""
+
+import collections
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import finetune_trainer.worker
+from finetune_contract.run_order import RunOrder, WorkerProgress
+from finetune_contract.values import Value
+from finetune_trainer.passes import GradientPass, StepBatch
+from finetune_trainer.report import Reporter
+
+WORKER = f"{__name__}:run_rank"
+STEP_LOG, PLAN = "FAULT_STEP_LOG", "FAULT_PLAN"
+DEADLOCK_SIGNAL = signal.SIGUSR2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`what` is done to `rank` when it begins step `step`, `times` times in the life of the job (None: always)."""
+
+    what: str
+    rank: int
+    step: int
+    times: int | None = 1
+
+    def render(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def run_rank(order: RunOrder) -> None:
+    log = Path(os.environ[STEP_LOG])
+    watch_steps(log)
+    deadlock_when_told()
+    if os.environ.get(PLAN):
+        follow(Plan(**json.loads(os.environ[PLAN])), order, log)
+    finetune_trainer.worker.run_rank(order)
+
+
+def deadlock_when_told() -> None:
+    """In the next step after the signal: its handler may run anywhere, also inside a collective."""
+    told, gradient = threading.Event(), GradientPass.gradient
+    signal.signal(DEADLOCK_SIGNAL, lambda _number, _frame: told.set())
+
+    def deadlocked(self: GradientPass, step: StepBatch) -> tuple[torch.Tensor, float]:
+        if told.is_set():
+            deadlock(None)
+        return gradient(self, step)
+
+    GradientPass.gradient = deadlocked
+
+
+def watch_steps(log: Path) -> None:
+    """Each finished step as `moment formation step`, by the clock that all processes of this machine share."""
+    tell = Reporter.tell
+
+    def tell_and_note(self: Reporter, event: Value) -> None:
+        tell(self, event)
+        if isinstance(event, WorkerProgress):
+            append(log, f"{time.monotonic():.4f} {event.progress.formation} {event.progress.step}\n")
+
+    Reporter.tell = tell_and_note
+
+
+def append(file: Path, line: str) -> None:
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
+
+
+def follow(plan: Plan, order: RunOrder, log: Path) -> None:
+    """Do what the plan says in place of the step's gradient, or to it."""
+    gradient = GradientPass.gradient
+
+    def harmed(self: GradientPass, step: StepBatch) -> tuple[torch.Tensor, float]:
+        is_meant = int(os.environ["RANK"]) == plan.rank and step.index + 1 == plan.step and may_do(plan, log)
+        if is_meant and plan.what != "not finite":
+            note(log)
+            HARMS[plan.what](order)
+        gradient_P, loss = gradient(self, step)
+        return (gradient_P * float("nan"), loss) if is_meant and plan.what == "not finite" else (gradient_P, loss)
+
+    GradientPass.gradient = harmed
+
+
+def may_do(plan: Plan, log: Path) -> bool:
+    """True as often as the plan says, over all processes of the job."""
+    for number in range(plan.times or 0):
+        try:
+            log.with_suffix(f".done-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return True
+    return plan.times is None
+
+
+def note(log: Path) -> None:
+    append(log.with_suffix(".harmed"), f"{time.monotonic():.4f}\n")
+
+
+def deadlock(_order: RunOrder | None) -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def hold_the_interpreter(_order: RunOrder) -> None:
+    collections.deque(itertools.repeat(None), maxlen=0)
+
+
+def run_out_of_device_memory(order: RunOrder) -> None:
+    """As long as the order's overrides leave the step as large as it was."""
+    if order.overrides.pack_tokens is None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def need_more_device_memory_than_there_is(_order: RunOrder) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def break_the_device(_order: RunOrder) -> None:
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+HARMS = {
+    "deadlock": deadlock,
+    "held interpreter": hold_the_interpreter,
+    "device memory": run_out_of_device_memory,
+    "too little device memory": need_more_device_memory_than_there_is,
+    "broken device": break_the_device,
+}
