@@ -23,7 +23,7 @@ $(UV):
 
 $(STAMP): pyproject.toml .ci/constraints.txt $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(INTERPRETER) $(VENV)
-	UV_COMPILE_BYTECODE=1 $(UV) pip install --quiet --python $(BIN)/python -c .ci/constraints.txt -e '.[operator,trainer,dev]'
+	UV_COMPILE_BYTECODE=1 $(UV) pip install --quiet --python $(BIN)/python -c .ci/constraints.txt -e '.[operator,trainer,tracking,dev]'
 	rm -f $(VENV)/.ready-*
 	touch $@
 

@@ -12,6 +12,7 @@ from finetune_contract.config import (
     ModelConfig,
     OutputConfig,
     StorageConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from finetune_contract.slots import SlotFile, Snapshot
@@ -56,6 +57,7 @@ def a_config(folder: Path, **changes) -> JobConfig:
         "checkpoint": CheckpointConfig(uri=f"file://{folder}/checkpoints", keep=2, min_interval_seconds=0.0),
         "output": OutputConfig(uri=f"file://{folder}/adapter", if_exists="Fail"),
         "storage": StorageConfig(endpoint=None, region=None),
+        "tracking": TrackingConfig(report_to=(), project="finetune", entity=None, endpoint=None),
     }
     return JobConfig(**(values | changes))
 

@@ -22,6 +22,7 @@ FULL = {
     },
     "dataset": {"uri": "configmap://rows/train.jsonl", "evalUri": "configmap://rows/held-out.jsonl"},
     "storage": {"endpoint": "https://s3.example", "secretName": "s3-credentials"},
+    "tracking": {"reportTo": ["wandb"], "secretName": "wandb"},
     "placement": {
         "nodeSelector": {"pool": "gpu"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
@@ -81,6 +82,18 @@ def test_without_a_secret_nothing_of_credentials_is_mounted() -> None:
     rendered = container()
     assert "FINETUNE_CREDENTIALS_DIR" not in {variable["name"] for variable in rendered["env"]}
     assert "credentials" not in {mount["name"] for mount in rendered["volumeMounts"]}
+
+
+@pytest.mark.parametrize(
+    ("tracking", "folder"),
+    [({}, None), ({"reportTo": ["wandb"]}, "/etc/finetune/credentials"), ({"secretName": "w"}, None)],
+    ids=["absent", "key in the storage Secret", "nobody is told"],
+)
+def test_the_key_of_a_tracker_is_mounted_only_if_somebody_is_told(tracking, folder) -> None:
+    rendered = container(storage={"secretName": "s3"}, tracking=tracking)
+    told = {variable["name"]: variable.get("value") for variable in rendered["env"]}
+    assert told.get("FINETUNE_TRACKING_DIR") == folder
+    assert "tracking" not in {mount["name"] for mount in rendered["volumeMounts"]}
 
 
 def test_workload_identity_needs_its_service_account_and_still_no_api_token() -> None:

@@ -49,7 +49,7 @@ def a_document(folder: Path, *, model: Path, rows: Path, **changes) -> dict:
         "output": {"uri": f"file://{folder}/adapter"},
     }
     for section, change in changes.items():
-        spec[section] = {**spec[section], **change}
+        spec[section] = {**spec.get(section, {}), **change}
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": NAME}, "spec": spec}
 
 

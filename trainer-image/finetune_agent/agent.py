@@ -17,6 +17,7 @@ from finetune_agent.last_words import write_last_words
 from finetune_agent.memory_file import open_memory_file
 from finetune_agent.probes import is_reachable, listen, port_of
 from finetune_agent.settings import Settings
+from finetune_agent.tracking import Tracking
 from finetune_agent.transfer_messages import ReadyInputs
 from finetune_agent.upload_messages import Unasked
 from finetune_agent.uploads import Uploads
@@ -46,6 +47,7 @@ from finetune_contract.state import StateId
 ALONE_SECONDS = 60.0  # without a coordinator after the last work is done
 _LAST_SECONDS = 1.5  # before the deadline of a leaving member: workers end, the newest snapshot goes up
 _PUBLISH_SECONDS = 0.5
+_TRACKING_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +66,10 @@ class Agent:
             obey=self._obey,
             random=random,
         )
-        self._voice = Voice(settings=settings, job_uid=config.job.uid, slots=slots, send=self._channel.send, random=random)
+        self._tracking = Tracking(is_wanted=bool(config.tracking.report_to), tmp_folder=settings.tmp_folder, hear=self._hear)
+        self._voice = Voice(
+            settings=settings, job_uid=config.job.uid, slots=slots, send=self._channel.send, tracking=self._tracking, random=random
+        )
         self._workers = Workers(settings=settings, environment=environment, slots_fd=slots_fd, beat_fd=beat_fd)
         self._uploads = Uploads(slots_fd=slots_fd, hear=self._hear)
         self._inputs: ReadyInputs | None = None
@@ -97,6 +102,7 @@ class Agent:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tracking.close(self._voice.outcome, seconds=_PUBLISH_SECONDS if self._is_leaving else _TRACKING_SECONDS)
             await self._uploads.close()
             await self._workers.close()
             await self._workers.end()
@@ -196,6 +202,8 @@ class Agent:
         await self._end_formation()
         self._voice.formation, self._voice.failure, self._voice.progress = order.formation, None, None
         self._is_saver = order.node_rank == 0
+        if not self._is_saver:
+            self._tracking.pause()
         self._formation = Formation(
             order,
             config=self._config,

@@ -10,7 +10,7 @@ _AWS_FILES = {
 
 
 class CredentialFiles:
-    """`folder` None: the standard chains of boto3 and huggingface_hub (environment, workload identity, profile)."""
+    """`folder` None: the standard chains of boto3, huggingface_hub and wandb (environment, workload identity, profile)."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -22,6 +22,9 @@ class CredentialFiles:
 
     def read_hub_token(self) -> str | None:
         return self._read("HF_TOKEN")
+
+    def read_tracking_key(self) -> str | None:
+        return self._read("WANDB_API_KEY")
 
     def _read(self, name: str) -> str | None:
         path = None if self._folder is None else self._folder / name

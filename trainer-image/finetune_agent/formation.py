@@ -184,7 +184,7 @@ class Formation:
                 first_step_seconds=self._first_step_seconds if is_training else None,
             )
         elif isinstance(event, WorkerProgress):
-            self._voice.progress = event.progress
+            self._voice.stepped(event.progress)
             self._gate.offer(event.progress)
         elif isinstance(event, WorkerFailure):
             self._ranks.add(event.report)
@@ -257,7 +257,7 @@ class Formation:
         self._voice.enter(MemberPhase.FAILED)
 
     async def _end_workers(self) -> None:
-        await self._workers.end(spared_trees=tuple(pid for pid in (self._uploads.pid,) if pid is not None))
+        await self._workers.end(spared_trees=tuple(pid for pid in (self._uploads.pid, self._voice.tracking.pid) if pid is not None))
 
 
 async def _next_event(launch: Launch, seconds: float) -> LaunchEvent | None:

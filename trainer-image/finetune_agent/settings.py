@@ -16,7 +16,7 @@ class SettingMissing(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`credentials_folder` None: the standard chain of boto3 and huggingface_hub. `worker` is MODULE:FUNCTION."""
+    """`credentials_folder`, `tracking_folder` None: the standard chains of the libraries. `worker` is MODULE:FUNCTION."""
 
     config_path: Path
     channel_folder: Path
@@ -27,6 +27,7 @@ class Settings:
     work_folder: Path
     state_folder: Path
     credentials_folder: Path | None
+    tracking_folder: Path | None
     termination_log: Path | None
     grace_seconds: float
     worker: str
@@ -65,6 +66,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         work_folder=Path(wanted("FINETUNE_WORK_DIR")),
         state_folder=Path(wanted("FINETUNE_STATE_DIR")),
         credentials_folder=optional_path("FINETUNE_CREDENTIALS_DIR"),
+        tracking_folder=optional_path("FINETUNE_TRACKING_DIR"),
         termination_log=optional_path("FINETUNE_TERMINATION_LOG"),
         grace_seconds=float(environment.get("FINETUNE_GRACE_SECONDS") or 60),
         worker=environment.get("FINETUNE_WORKER") or DEFAULT_WORKER,

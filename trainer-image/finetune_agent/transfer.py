@@ -21,6 +21,7 @@ from finetune_agent.places_check import check_checkpoint_place, check_output_pla
 from finetune_agent.proc_tree import die_with_parent
 from finetune_agent.settings import Settings, read_settings
 from finetune_agent.stores import ObjectMissing, StoreRefused, StoreUnavailable
+from finetune_agent.tracking_check import check_tracking
 from finetune_agent.transfer_messages import ReadyInputs, TransferDone, TransferFailed, Transferred
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, FailureReport, TrainingError
@@ -44,6 +45,7 @@ class Transfer:
 
     def run(self) -> TransferDone:
         """Raises TrainingError."""
+        self._try("spec.tracking.secretName", self._check_tracking)
         output = self._try("spec.output.uri", self._check_output)
         if output is not None:
             return TransferDone(inputs=None, output=output)
@@ -71,6 +73,9 @@ class Transfer:
                 model_revision=fetched.revision,
             ),
         )
+
+    def _check_tracking(self) -> None:
+        check_tracking(self._config.tracking, self._settings.tracking_folder, os.environ)
 
     def _check_output(self) -> Output | None:
         return check_output_place(self._config, self._credentials, self._random, self._settings.member_uid)

@@ -9,6 +9,8 @@ from pathlib import Path
 from random import Random
 
 from finetune_agent.settings import Settings
+from finetune_agent.tracking import Tracking
+from finetune_agent.tracking_messages import Outcome
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
 from finetune_contract.failures import FailureReport
 from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Progress, StorageState
@@ -23,8 +25,11 @@ _log = logging.getLogger(__name__)
 class Voice:
     """`send` may drop what is said; the state is kept, so the next hello makes up for it."""
 
-    def __init__(self, *, settings: Settings, job_uid: str, slots: SlotFile, send: Callable[[Value], None], random: Random) -> None:
+    def __init__(
+        self, *, settings: Settings, job_uid: str, slots: SlotFile, send: Callable[[Value], None], tracking: Tracking, random: Random
+    ) -> None:
         self._settings, self._job_uid, self._slots, self._send, self._random = settings, job_uid, slots, send, random
+        self.tracking = tracking
         self.probe_port: int | None = None
         self.phase = MemberPhase.PREPARING
         self.changed_at = 0.0  # loop time of the last change of phase
@@ -42,6 +47,13 @@ class Voice:
     @property
     def snapshot(self) -> StateId | None:
         return self._slots.newest_id()
+
+    @property
+    def outcome(self) -> Outcome:
+        """What a tracker calls the end of this member."""
+        if self.phase is MemberPhase.FINISHED:
+            return "finished"
+        return "preempted" if self.failure is None else "failed"
 
     def hello(self) -> Hello:
         return Hello(
@@ -88,6 +100,11 @@ class Voice:
                 output=self.output,
             )
         )
+
+    def stepped(self, progress: Progress) -> None:
+        """Every step of node rank 0; what of it goes to the coordinator is the formation's to say."""
+        self.progress = progress
+        self.tracking.offer(progress)
 
     def prepared(self, bytes_done: int, bytes_total: int | None) -> None:
         self._send(PhaseChanged(phase=MemberPhase.PREPARING, formation=0, bytes_done=bytes_done, bytes_total=bytes_total))

@@ -28,7 +28,7 @@ from finetune_contract.run_order import RunOrder
 _MAX_LINE_BYTES = 1 << 20
 _RESTART_SECONDS = 0.1
 _MOST_DUDS = 3  # zygotes that ended before they were ready, in a row
-_SECRET_PREFIXES = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "FINETUNE_")
+_SECRET_PREFIXES = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_", "FINETUNE_")
 _log = logging.getLogger(__name__)
 
 

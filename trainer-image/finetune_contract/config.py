@@ -97,6 +97,15 @@ class StorageConfig(Value):
     region: str | None
 
 
+class TrackingConfig(Value):
+    """Who is told about every step. The key comes from a file or the environment, never from here."""
+
+    report_to: tuple[Literal["wandb"], ...]
+    project: str
+    entity: str | None
+    endpoint: str | None
+
+
 class JobConfig(Value):
     """All that a member must know of its job."""
 
@@ -110,6 +119,7 @@ class JobConfig(Value):
     checkpoint: CheckpointConfig
     output: OutputConfig
     storage: StorageConfig
+    tracking: TrackingConfig
 
     def trajectory_digest(self) -> str:
         """SHA-256 (hex) of what decides the bytes of the adapter; places, gang size and names are left out."""

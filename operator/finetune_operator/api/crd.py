@@ -124,6 +124,12 @@ def _spec_rules() -> list[JsonObject]:
             "message": "spec.storage: secretName and serviceAccountName exclude each other; keep one",
         },
     ]
+    rules.append(
+        {
+            "rule": "size(self.tracking.reportTo) == 0 || has(self.tracking.secretName) || has(self.storage.secretName)",
+            "message": "spec.tracking.reportTo: wandb needs a key; name a Secret with WANDB_API_KEY in tracking.secretName",
+        }
+    )
     places = (
         ("model.uri", "hf|s3|pvc"),
         ("dataset.uri", "hf|s3|pvc|configmap"),

@@ -11,6 +11,7 @@ from finetune_contract.config import (
     ModelConfig,
     OutputConfig,
     StorageConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from finetune_operator.api.job import FineTuneJob
@@ -34,4 +35,5 @@ def render_config(job: FineTuneJob) -> JobConfig:
         checkpoint=CheckpointConfig(**spec.checkpoint.model_dump()),
         output=OutputConfig(**spec.output.model_dump()),
         storage=StorageConfig(endpoint=spec.storage.endpoint, region=spec.storage.region),
+        tracking=TrackingConfig(**spec.tracking.model_dump(exclude={"secret_name"})),
     )

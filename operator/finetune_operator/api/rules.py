@@ -31,6 +31,7 @@ IMMUTABLE = (
     "resources.limits",
     "checkpoint",
     "output",
+    "tracking",
     "image",
 )
 IMMUTABLE_MESSAGE = "field is immutable; create a new FineTuneJob"
@@ -115,6 +116,11 @@ def credentials_have_one_source(spec: FineTuneJobSpec, _is_local: bool) -> Itera
         yield SpecError("spec.storage", "secretName and serviceAccountName exclude each other; keep one")
 
 
+def a_tracker_has_a_key(spec: FineTuneJobSpec, is_local: bool) -> Iterator[SpecError]:
+    if spec.tracking.report_to and not is_local and not (spec.tracking.secret_name or spec.storage.secret_name):
+        yield SpecError("spec.tracking.reportTo", "wandb needs a key; name a Secret with WANDB_API_KEY in tracking.secretName")
+
+
 def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[SpecError]:
     named = (
         ("spec.model.uri", spec.model.uri, _INPUT_SCHEMES),
@@ -161,6 +167,7 @@ RULES: tuple[Rule, ...] = (
     eval_rows_come_from_one_place,
     output_is_not_the_checkpoint_place,
     credentials_have_one_source,
+    a_tracker_has_a_key,
     places_can_be_reached,
 )
 

@@ -123,6 +123,18 @@ class StorageSpec(SpecValue):
     service_account_name: ShortName | None = Field(default=None, description="ServiceAccount with workload identity, instead of a Secret.")
 
 
+class TrackingSpec(SpecValue):
+    """Who is told about every step, beside the status. Training never waits for it."""
+
+    report_to: tuple[Literal["wandb"], ...] = Field(
+        default=(), max_length=1, description="wandb: Weights & Biases; one run for the whole job, whatever restarts."
+    )
+    project: str = Field(default="finetune", min_length=1, max_length=128, description="Project of the run.")
+    entity: str | None = Field(default=None, max_length=128, description="Team or user of the run; absent = the key's own.")
+    endpoint: str | None = Field(default=None, max_length=512, description="URL of a server of your own; absent = the public one.")
+    secret_name: ShortName | None = Field(default=None, description="Secret with WANDB_API_KEY; absent = the one of storage.")
+
+
 class TolerationSpec(SpecValue):
     """As in a pod."""
 
@@ -165,6 +177,7 @@ class FineTuneJobSpec(SpecValue):
     checkpoint: CheckpointSpec = Field(description="Where resume states go.")
     output: OutputSpec = Field(description="Where the adapter goes.")
     storage: StorageSpec = Field(default=StorageSpec(), description="How to reach the object store.")
+    tracking: TrackingSpec = Field(default=TrackingSpec(), description="Who is told about every step.")
     placement: PlacementSpec = Field(default=PlacementSpec(), description="Where pods may run.")
     restart_policy: RestartPolicySpec = Field(default=RestartPolicySpec(), description="When to give up.")
     image: str | None = Field(default=None, max_length=512, description="Trainer image; absent = the operator's default.")

@@ -17,6 +17,7 @@ CONFIG_KEY = "config.json"
 CONFIG_DIR = "/etc/finetune/config"
 CHANNEL_DIR = "/etc/finetune/channel"
 CREDENTIALS_DIR = "/etc/finetune/credentials"
+TRACKING_DIR = "/etc/finetune/tracking"
 TOKEN_DIR = "/var/run/finetune"
 STATE_DIR = "/state"
 WORK_DIR = "/work"
@@ -127,6 +128,8 @@ def _environment(job: FineTuneJob) -> list[JsonObject]:
     }
     if job.spec.storage.secret_name:
         values["FINETUNE_CREDENTIALS_DIR"] = CREDENTIALS_DIR
+    if job.spec.tracking.report_to:
+        values["FINETUNE_TRACKING_DIR"] = TRACKING_DIR if job.spec.tracking.secret_name else CREDENTIALS_DIR
     return [
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
         *({"name": name, "value": value} for name, value in values.items()),
@@ -179,6 +182,9 @@ def _volumes(job: FineTuneJob, claims: dict[str, bool]) -> list[JsonObject]:
     ]
     if job.spec.storage.secret_name:
         volumes.append({"name": "credentials", "secret": {"secretName": job.spec.storage.secret_name, "defaultMode": 0o440}})
+    if job.spec.tracking.report_to and job.spec.tracking.secret_name:
+        source = {"secretName": job.spec.tracking.secret_name, "defaultMode": 0o440, "optional": True}
+        volumes.append({"name": "tracking", "secret": source})
     volumes += [{"name": f"pvc-{index}", "persistentVolumeClaim": {"claimName": claim}} for index, claim in enumerate(claims)]
     # Optional, so that the agent and not the kubelet says what is missing; the kubelet brings a late one.
     volumes += [{"name": f"rows-{index}", "configMap": {"name": name, "optional": True}} for index, name in enumerate(_config_maps(job))]
@@ -197,6 +203,8 @@ def _mounts(job: FineTuneJob, claims: dict[str, bool]) -> list[JsonObject]:
     ]
     if job.spec.storage.secret_name:
         mounts.append({"name": "credentials", "mountPath": CREDENTIALS_DIR, "readOnly": True})
+    if job.spec.tracking.report_to and job.spec.tracking.secret_name:
+        mounts.append({"name": "tracking", "mountPath": TRACKING_DIR, "readOnly": True})
     for index, (claim, is_read_only) in enumerate(claims.items()):
         mount: JsonObject = {"name": f"pvc-{index}", "mountPath": f"{PVC_MOUNT_ROOT}/{claim}"}
         mounts.append({**mount, "readOnly": True} if is_read_only else mount)

@@ -2,6 +2,7 @@
 
 <work>/status.yaml  events.log        for people
 <work>/logs/<member>.log              what agents and workers say
+<work>/tracking/                      what waits for an upload by a tracker; only if a job reports to one
 <work>/members/<member>/              token, last words, caches; removed at the end
 """
 
@@ -49,6 +50,10 @@ class RunFolders:
     @property
     def logs(self) -> Path:
         return self.work / "logs"
+
+    @property
+    def tracking(self) -> Path:
+        return self.work / "tracking"
 
     @property
     def members(self) -> Path:

@@ -185,6 +185,7 @@ class LocalMembers:
             "FINETUNE_MEMBER_NAME": name,
             "FINETUNE_ADDRESS": "127.0.0.1",
             "FINETUNE_WORK_DIR": str(folder / "work"),
+            "WANDB_DIR": self._environment.get("WANDB_DIR") or str(self._folders.tracking),
             "FINETUNE_STATE_DIR": str(self._folders.state),
             "FINETUNE_TERMINATION_LOG": str(folder / LAST_WORDS_NAME),
             "FINETUNE_GRACE_SECONDS": str(job.spec.termination_grace_period_seconds),
