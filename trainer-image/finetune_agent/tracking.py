@@ -73,9 +73,7 @@ class Tracking:
             listening = asyncio.create_task(self._listen(self._child))
             try:
                 if await self._write_all(self._child):
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LONGEST_FINISH_SECONDS):
-                            await self._child.wait()
+                    await _wait(self._child)
                     if not self._waiting:
                         return
                     continue
@@ -110,6 +108,12 @@ class Tracking:
         assert child.stdout is not None
         while line := await child.stdout.readline():
             self._hear(parse_tracker_report(line))
+
+
+async def _wait(child: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LONGEST_FINISH_SECONDS):
+            await child.wait()
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
