@@ -128,9 +128,9 @@ def held_out_loss(model_folder: Path, adapter: Path | None, rows: Path) -> float
     """Mean loss of what the assistant says in the rows: the base alone, or with the adapter as plain peft loads it."""
     import torch
     from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # between peft and transformers; nothing a reader of the proof can act on
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
