@@ -10,7 +10,7 @@ from tests.agent.members import start_all
 
 from finetune_agent.proc_tree import below, read_processes
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Committed, Failed, MemberPhase, Progress, Stop
+from finetune_contract.messages import Committed, Failed, MemberPhase, Progress, Stop, Warned
 
 ENDLESS = a_training(max_steps=100_000)
 
@@ -141,3 +141,16 @@ async def test_a_leaving_member_trains_on_then_commits_its_last_step_and_exits_1
     assert words.failure_class is FailureClass.DISRUPTED
     newest = max(path.name for path in (tmp_path / "checkpoints").glob("*/commit/*.json"))
     assert int(newest[8:17]) >= coordinator.heard("a", Progress)[-1].step
+
+
+async def test_a_leaving_member_that_cannot_commit_says_which_step_may_be_lost(tmp_path, coordinator, begin):
+    (member,) = await begin(a_config(tmp_path, training=ENDLESS), "a", FINETUNE_GRACE_SECONDS="3")
+    await train(coordinator, [member])
+    await coordinator.until(lambda: coordinator.heard("a", Committed))
+    (tmp_path / "checkpoints").rename(tmp_path / "before")
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    member.child.terminate()
+    assert await member.child.wait() == 143
+    (late,) = [warned for warned in coordinator.heard("a", Warned) if warned.reason == "CommitLate"]
+    committed = coordinator.heard("a", Committed)[-1].state.step
+    assert f"could not be committed before this member ended, its newest commit is of step {committed};" in late.message

@@ -17,6 +17,7 @@ from tests.agent.object_stores import an_error, serving, write_credentials
 from finetune_agent.digests import combine
 from finetune_agent.fetch import copy_of_key
 from finetune_agent.publish import publish
+from finetune_agent.seals import find_broken, seal
 from finetune_agent.settings import read_settings
 from finetune_agent.stores import FolderStore, StoreRefused, StoreUnavailable
 from finetune_agent.transfer import Transfer
@@ -71,6 +72,19 @@ def test_what_is_complete_in_the_cache_is_not_fetched_again(tmp_path, s3_endpoin
     client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1", aws_access_key_id="t", aws_secret_access_key="s")
     client.delete_object(Bucket=s3_bucket, Key="rows.jsonl")
     assert a_transfer(tmp_path, config).run().inputs == first
+
+
+def write_again(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("harm", [write_again, Path.unlink])
+@pytest.mark.parametrize("name", ["model/model.safetensors", "rows.jsonl"])
+def test_a_file_that_is_not_as_it_was_when_it_was_hashed_is_found_by_name(name, harm, tmp_path):
+    seals = seal(a_transfer(tmp_path, a_config(tmp_path)).run().inputs)
+    assert find_broken(seals) is None
+    harm(tmp_path / name)
+    assert name in find_broken(seals)
 
 
 def test_a_changed_byte_changes_the_digest(tmp_path):

@@ -82,6 +82,13 @@ def test_a_refusal_is_told_in_the_users_words(status, code, wanted, is_about_cre
     assert caught.value.about_credentials is is_about_credentials
 
 
+def test_a_clock_that_is_off_is_named_and_may_be_set_right(tmp_path):
+    with serving(an_error(403, "RequestTimeTooSkewed")) as endpoint:
+        store = an_s3_store(endpoint, write_credentials(tmp_path), bucket="models", patience_seconds=0.2)
+        with pytest.raises(StoreUnavailable, match=r"the clock of this node \(20.* differs too much from that of http"):
+            store.get("config.json")
+
+
 def test_no_credentials_at_all_are_told_with_what_is_wanted(tmp_path, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ROLE_ARN"):
         monkeypatch.delenv(name, raising=False)

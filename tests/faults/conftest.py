@@ -6,9 +6,10 @@ import pytest
 from examples.make_tiny_model import make_tiny_model
 from tests.faults.ledger import figures, pytest_runtest_makereport
 from tests.faults.lives import NUM_STEPS, a_fault_document, live
+from tests.faults.s3_lives import s3_port, store
 from tests.local.runs import ROWS
 
-__all__ = ["figures", "pytest_runtest_makereport"]
+__all__ = ["figures", "pytest_runtest_makereport", "s3_port", "store"]
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from finetune_agent.inputs import transfer_inputs
 from finetune_agent.last_words import write_last_words
 from finetune_agent.memory_file import open_memory_file
 from finetune_agent.probes import is_reachable, listen, port_of
+from finetune_agent.seals import Seals, find_broken, seal
 from finetune_agent.settings import Settings
 from finetune_agent.tracking import Tracking
 from finetune_agent.transfer_messages import ReadyInputs
@@ -42,7 +43,6 @@ from finetune_contract.messages import (
     Warned,
 )
 from finetune_contract.slots import SlotFile
-from finetune_contract.state import StateId
 
 ALONE_SECONDS = 60.0  # without a coordinator after the last work is done
 _LAST_SECONDS = 1.5  # before the deadline of a leaving member: workers end, the newest snapshot goes up
@@ -73,6 +73,7 @@ class Agent:
         self._workers = Workers(settings=settings, environment=environment, slots_fd=slots_fd, beat_fd=beat_fd)
         self._uploads = Uploads(slots_fd=slots_fd, hear=self._hear)
         self._inputs: ReadyInputs | None = None
+        self._seals: Seals = {}
         self._formation: Formation | None = None
         self._running: asyncio.Task[None] | None = None
         self._orders: asyncio.Queue[Start | Stop] = asyncio.Queue()
@@ -164,7 +165,7 @@ class Agent:
             return
         await self._workers.wait_ready()
         assert done.inputs is not None
-        self._inputs, self._voice.inputs = done.inputs, done.inputs.digests
+        self._inputs, self._voice.inputs, self._seals = done.inputs, done.inputs.digests, seal(done.inputs)
         self._voice.enter(MemberPhase.READY)
 
     def _obey(self, order: Order) -> None:
@@ -198,6 +199,10 @@ class Agent:
         if order.formation <= self._voice.formation or self._is_leaving or self._inputs is None or self._voice.output is not None:
             newest = f"formation {self._voice.formation}, phase {self._voice.phase.value}"
             _log.warning("start refused: %s", newest, extra={"formation": order.formation, "order": "start"})
+            return
+        if (broken := find_broken(self._seals)) is not None:
+            message = f"{broken}; another member takes the place of this one and fetches it again"
+            self._end(ExitCode.FAILED, FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message=message))
             return
         await self._end_formation()
         self._voice.formation, self._voice.failure, self._voice.progress = order.formation, None, None
@@ -266,19 +271,17 @@ class Agent:
             await asyncio.wait({self._running}, timeout=self._settings.grace_seconds - _LAST_SECONDS)
         await self._end_formation()
         await asyncio.wait({early}, timeout=max(deadline - clock() - _PUBLISH_SECONDS, 0))
-        if self._is_behind():
+        if self._voice.is_behind:
             await self._uploads.commit_newest(max(deadline - clock() - _PUBLISH_SECONDS, 0))
         if self._voice.phase is MemberPhase.FINISHED:
             self._end(ExitCode.FINISHED)
             return
+        if self._voice.is_behind:
+            self._hear(Warned(reason="CommitLate", message=self._voice.describe_lag()))
         self._end(ExitCode.LEAVING, FailureReport(failure_class=FailureClass.DISRUPTED, message="the member was told to end (SIGTERM)"))
 
     async def _commit_quietly(self, seconds: float) -> None:
         await self._uploads.commit_newest(seconds)
-
-    def _is_behind(self) -> bool:
-        newest: StateId | None = self._voice.snapshot
-        return newest is not None and (self._voice.commit is None or self._voice.commit.order < newest.order)
 
     async def _watch_solitude(self) -> None:
         """A member without work and without a coordinator ends by itself: its last words and exit code tell the rest."""

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from finetune_agent.digests import is_model_file
-from finetune_agent.stores import StoreRefused, StoreUnavailable
+from finetune_agent.stores import DISK_FULL, StoreRefused, StoreUnavailable
 from finetune_contract.places import Place
 
 
@@ -113,4 +113,6 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
             ) from error
         raise StoreUnavailable(f"{endpoint} answered {status} for hf://{repository}") from error
     except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
         raise StoreUnavailable(f"{endpoint} does not answer for hf://{repository} ({type(error).__name__}: {error})") from error

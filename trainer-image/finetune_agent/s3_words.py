@@ -1,5 +1,7 @@
 """What S3 and boto3 say, in the user's words: what was asked for, what came, what to do."""
 
+from datetime import UTC, datetime
+
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 
 from finetune_agent.stores import StoreRefused, StoreUnavailable
@@ -31,6 +33,9 @@ def translate(error: Exception, uri: str, where: str) -> StoreRefused | StoreUna
 
 def _translate_code(code: str, status: int, uri: str, where: str) -> StoreRefused | StoreUnavailable:
     bucket = uri.removeprefix("s3://").partition("/")[0]
+    if code == "RequestTimeTooSkewed":
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return StoreUnavailable(f"the clock of this node ({now}) differs too much from that of {where} ({code}); set it right, for {uri}")
     if code in _NO_BUCKET:
         return StoreRefused(f'there is no bucket "{bucket}" at {where} ({code}); check its name and region, or make it')
     if code in _EXPIRED:
@@ -41,6 +46,6 @@ def _translate_code(code: str, status: int, uri: str, where: str) -> StoreRefuse
         return StoreRefused(message, about_credentials=True)
     if code in _DENIED or status in {401, 403}:
         return StoreRefused(f"{uri}: access denied ({code}); wanted credentials that may list, read and write it")
-    if status >= 500 or status in _ASK_AGAIN or code in {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling"}:
+    if status >= 500 or status in _ASK_AGAIN or code in {"SlowDown", "RequestTimeout", "Throttling"}:
         return StoreUnavailable(f"{where} answered {code or status} for {uri}")
     return StoreRefused(f"{uri}: {where} answered {code} ({status})")

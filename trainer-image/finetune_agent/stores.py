@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 CHUNK_BYTES = 1 << 20
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNFINISHED = ".unfinished-"
 
 

@@ -20,7 +20,7 @@ from finetune_agent.logs import configure_logs
 from finetune_agent.places_check import check_checkpoint_place, check_output_place
 from finetune_agent.proc_tree import die_with_parent
 from finetune_agent.settings import Settings, read_settings
-from finetune_agent.stores import ObjectMissing, StoreRefused, StoreUnavailable
+from finetune_agent.stores import DISK_FULL, ObjectMissing, StoreRefused, StoreUnavailable
 from finetune_agent.tracking_check import check_tracking
 from finetune_agent.transfer_messages import ReadyInputs, TransferDone, TransferFailed, Transferred
 from finetune_contract.config import JobConfig
@@ -123,6 +123,12 @@ def main(arguments: list[str]) -> int:
         _tell(Transfer(config=config, settings=settings, tell=_tell, random=Random()).run())
     except TrainingError as error:
         _tell(TransferFailed(report=FailureReport(failure_class=error.failure_class, message=error.message)))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        advice = "give the members more ephemeral storage, or nodes with more of it"
+        message = f"the folder for model and data, {settings.cache_folder}, is full ({error.strerror}); {advice}"
+        _tell(TransferFailed(report=FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message=message)))
     return 0
 
 

@@ -55,6 +55,18 @@ class Voice:
             return "finished"
         return "preempted" if self.failure is None else "failed"
 
+    @property
+    def is_behind(self) -> bool:
+        """The newest snapshot is not committed, as far as this member knows."""
+        newest = self.snapshot
+        return newest is not None and (self.commit is None or self.commit.order < newest.order)
+
+    def describe_lag(self) -> str:
+        """For a member that ends while it is behind."""
+        before = "it committed none" if self.commit is None else f"its newest commit is of step {self.commit.step}"
+        step = 0 if self.snapshot is None else self.snapshot.step
+        return f"step {step} could not be committed before this member ended, {before}; what no other member holds is computed again"
+
     def hello(self) -> Hello:
         return Hello(
             member_uid=self._settings.member_uid,

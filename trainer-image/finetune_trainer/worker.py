@@ -62,6 +62,8 @@ def _classify(error: Exception) -> tuple[FailureClass, str]:
         return FailureClass.OUT_OF_MEMORY, f"the device ran out of memory: {error}"
     if isinstance(error, MemoryError):
         return FailureClass.OUT_OF_MEMORY, "the process ran out of memory"
+    if "No space left on device" in str(error):  # an OSError, or what safetensors makes of one
+        return FailureClass.INFRASTRUCTURE, f"a disk of this member is full: {error}; give the members more ephemeral storage"
     if isinstance(error, (dist.DistError, ConnectionError)):
         return FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}"
     if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _LOST_PEER_SIGNS):
