@@ -26,6 +26,16 @@ _WANTED = {
     "model_attributes_type": "an object",
 }
 
+# What people look for and is not there; spelt without underscores, in lower case.
+_QLORA = "QLoRA is not there: the base model is kept in bf16 or fp32 (training.precision); leave the field out"
+_NO_METHOD = "there is one method, supervised fine-tuning with LoRA; leave the field out"
+_ABSENT = {
+    **dict.fromkeys(("qlora", "quantization", "quantize", "quantized", "loadin4bit", "loadin8bit", "bits", "bnb4bitquanttype"), _QLORA),
+    **dict.fromkeys(("method", "dpo", "orpo", "kto", "grpo", "rlhf"), _NO_METHOD),
+    **dict.fromkeys(("dora", "usedora"), "DoRA is not there (vLLM does not serve it either); leave the field out"),
+    **dict.fromkeys(("queue", "queuename", "localqueue"), "Kueue queues are not there; jobs wait in a line of their own, by priority and age"),
+}
+
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[SpecError]:
     """One SpecError a field; alternatives of a union are told once."""
@@ -66,6 +76,8 @@ def _bound(detail: ErrorDetails) -> str:
 
 
 def _unknown_field(name: str, owner: type[BaseModel] | None) -> str:
+    if absent := _ABSENT.get(name.replace("_", "").lower()):
+        return f"unknown field; {absent}"
     known = [field.alias or key for key, field in owner.model_fields.items()] if owner else []
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     advice = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"

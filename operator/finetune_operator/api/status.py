@@ -189,7 +189,8 @@ class OutputEntry(StatusValue):
     sha256: str = Field(max_length=64)
     num_bytes: int
     base_model: str = Field(max_length=1024)
-    rank: int
+    base_revision: str | None = Field(default=None, max_length=256, description="Commit of the base model, if it came from a hub.")
+    rank: int = Field(description="LoRA rank; a server needs at least this as its greatest rank (vLLM: --max-lora-rank).")
 
 
 class WarningEntry(StatusValue):

@@ -48,12 +48,13 @@ def complete_a_finished_job(gang: Gang) -> Answer | None:
     published = _published(gang)
     if published is None:
         return None
-    spec = gang.job.spec
+    spec, pinned = gang.job.spec, gang.status.pinned
     output = OutputEntry(
         uri=published.uri,
         sha256=published.sha256,
         num_bytes=published.num_bytes,
         base_model=spec.model.uri,
+        base_revision=None if pinned is None or pinned.inputs is None else pinned.inputs.model_revision,
         rank=spec.adapter.rank,
     )
     found = "was there already" if published.already_present else f"was published after step {published.step}"
