@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = Path(__file__).resolve().parent
 ROWS = EXAMPLES / "support" / "rows.jsonl"
@@ -24,11 +25,12 @@ RUN_SECONDS = 240.0
 
 sys.path.insert(0, str(EXAMPLES.parent))
 
+import yaml  # noqa: E402
 from examples.make_tiny_model import make_tiny_model  # noqa: E402
 from rich.console import Console  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
-from finetune_operator.api.job import FineTuneJob  # noqa: E402
+from finetune_operator.api.job import API_VERSION, KIND, FineTuneJob  # noqa: E402
 from finetune_operator.api.status import JobStatus  # noqa: E402
 from finetune_operator.local.folders import make_folders  # noqa: E402
 from finetune_operator.local.local_run import LocalRun, SystemClock  # noqa: E402
@@ -66,8 +68,8 @@ def split_rows(folder: Path) -> tuple[int, int]:
     return len(train), len(held_out)
 
 
-def make_job(folder: Path, output: Path) -> FineTuneJob:
-    """The job of both runs; only identity and output place differ."""
+def make_document(folder: Path, output: Path, *, if_exists: str = "Fail") -> dict[str, Any]:
+    """The job of both runs, as a user would write it; only identity and output place differ."""
     spec = {
         "model": {"uri": f"file://{folder}/model"},
         "dataset": {"uri": f"file://{folder}/train.jsonl", "evalUri": f"file://{folder}/held-out.jsonl"},
@@ -82,9 +84,13 @@ def make_job(folder: Path, output: Path) -> FineTuneJob:
         },
         "resources": {"nodes": {"min": NUM_MEMBERS, "max": NUM_MEMBERS}},
         "checkpoint": {"uri": f"file://{folder}/checkpoints", "minIntervalSeconds": 1},
-        "output": {"uri": f"file://{output}"},
+        "output": {"uri": f"file://{output}", "ifExists": if_exists},
     }
-    job = FineTuneJob.model_validate({"metadata": {"name": "support-bot"}, "spec": spec})
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "support-bot"}, "spec": spec}
+
+
+def make_job(folder: Path, output: Path) -> FineTuneJob:
+    job = FineTuneJob.model_validate(make_document(folder, output))
     return identify(job, uid=str(uuid.uuid4()), now=SystemClock().now())
 
 
@@ -179,9 +185,12 @@ def show_places(folder: Path, disturbed: Trained) -> None:
     say(f"   adapter   {disturbed.folder}")
     say(f"   model     {folder / 'model'}")
     say(f"   runs      {folder / 'run-undisturbed'} and {folder / 'run-disturbed'}: status.yaml, events.log, logs/")
-    say("\n   Next: your own job on this machine, then on a cluster")
-    say("     finetune validate --local examples/local.yaml")
-    say("     finetune run examples/local.yaml --members 2")
+    job = folder / "job.yaml"
+    job.write_text(yaml.safe_dump(make_document(folder, folder / "adapter-yours", if_exists="Overwrite"), sort_keys=False))
+    command = Path(os.path.relpath(sys.executable)).parent / "finetune"
+    say("\n   Next: change a copy of this job to your model and rows, then take it to a cluster")
+    say(f"     {command} validate --local {os.path.relpath(job)}")
+    say(f"     {command} run {os.path.relpath(job)} --members 2")
     say("     docs/getting-started.md")
 
 
