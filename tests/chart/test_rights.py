@@ -47,7 +47,9 @@ def used() -> dict[str, set[str]]:
 def granted() -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     text = (TEMPLATES / "rbac.yaml").read_text() + (TEMPLATES / "_helpers.tpl").read_text()
-    for resources, verbs in re.findall(r"(?:resources|nonResourceURLs): \[([^\]]+)\]\n(?:  resourceNames: .*\n)?  verbs: \[([^\]]+)\]", text):
+    for resources, verbs in re.findall(
+        r"(?:resources|nonResourceURLs): \[([^\]]+)\]\n(?:  resourceNames: .*\n)?  verbs: \[([^\]]+)\]", text
+    ):
         for resource in resources.split(", "):
             found[resource] |= set(verbs.split(", "))
     assert sum(text.count(f"{key}: [") for key in ("resources", "nonResourceURLs")) == text.count("verbs: [")

@@ -33,7 +33,9 @@ _ABSENT = {
     **dict.fromkeys(("qlora", "quantization", "quantize", "quantized", "loadin4bit", "loadin8bit", "bits", "bnb4bitquanttype"), _QLORA),
     **dict.fromkeys(("method", "dpo", "orpo", "kto", "grpo", "rlhf"), _NO_METHOD),
     **dict.fromkeys(("dora", "usedora"), "DoRA is not there (vLLM does not serve it either); leave the field out"),
-    **dict.fromkeys(("queue", "queuename", "localqueue"), "Kueue queues are not there; jobs wait in a line of their own, by priority and age"),
+    **dict.fromkeys(
+        ("queue", "queuename", "localqueue"), "Kueue queues are not there; jobs wait in a line of their own, by priority and age"
+    ),
 }
 
 
