@@ -1,4 +1,4 @@
-"""The chart grants the verbs that the code uses, and no other. Which resource a module asks for is said here; its verbs are read from it."""
+"""The chart grants the verbs that the code uses, and no other. Which resource a module asks for is said here; its verbs are read."""
 
 import ast
 import re
