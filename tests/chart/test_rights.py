@@ -61,7 +61,7 @@ def _name(path: Path) -> str:
 
 
 def _requests(path: Path) -> Iterator[tuple[str, ...]]:
-    """Methods of each `….request(METHOD, ..)`, in the order of the lines; the client itself passes methods on."""
+    """Methods of each `x.request(METHOD, ..)`, in the order of the lines; the client itself passes methods on."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     for call in sorted(calls, key=lambda call: call.lineno):
         assert isinstance(call.func, ast.Attribute)
