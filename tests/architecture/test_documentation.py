@@ -11,6 +11,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from finetune_contract.failures import FailureClass
+from finetune_operator.api.status_words import STATUS_WORDS
 from finetune_operator.decide.answer import Phase, Verdict
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 
@@ -30,6 +31,14 @@ def test_every_field_of_the_resource_is_documented() -> None:
     fields = list(_fields())
     assert len(fields) > 100
     assert [path for path in fields if f"`{path}`" not in page] == []
+
+
+def test_every_field_is_explained_and_no_other() -> None:
+    definition = yaml.safe_load((ROOT / "crds" / "finetunejobs.yaml").read_text())
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    explained = {path: words for top in ("spec", "status") for path, words in _descriptions(schema[top], top)}
+    assert [path for path, words in explained.items() if not words] == []
+    assert [path for path, words in STATUS_WORDS.items() if explained.get(f"status.{path}") != words] == []
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
@@ -107,6 +116,13 @@ def _leaves(schema: dict[str, Any], path: str) -> Iterator[str]:
         yield from _leaves(schema["items"], f"{path}[]")
     else:
         yield path
+
+
+def _descriptions(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    for name, entry in schema.get("properties", {}).items():
+        yield f"{path}.{name}", entry.get("description", "")
+        yield from _descriptions(entry, f"{path}.{name}")
+        yield from _descriptions(entry.get("items", {}), f"{path}.{name}[]")
 
 
 def _first_column(page: str) -> set[str]:

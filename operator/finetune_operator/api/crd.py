@@ -8,6 +8,7 @@ from finetune_operator.api.job import GROUP, KIND, PLURAL, VERSION
 from finetune_operator.api.rules import IMMUTABLE, IMMUTABLE_MESSAGE, MAX_NAME_CHARS, MAX_PODS
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus
+from finetune_operator.api.status_words import describe
 from finetune_operator.api.structural import structural_schema
 
 JsonObject = dict[str, Any]
@@ -78,6 +79,7 @@ def _version() -> JsonObject:
 
 def _schema() -> JsonObject:
     spec, status = structural_schema(FineTuneJobSpec), structural_schema(JobStatus)
+    describe(status)
     spec["x-kubernetes-validations"] = _spec_rules()
     status["x-kubernetes-validations"] = _status_rules()
     status["properties"]["conditions"].update({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})

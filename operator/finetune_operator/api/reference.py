@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus
+from finetune_operator.api.status_words import describe
 from finetune_operator.api.structural import structural_schema
 
 JsonObject = dict[str, Any]
@@ -25,18 +26,19 @@ _STATUS_HEAD = """
 
 Written by the operator only. `phase` is for people; machines read `conditions` (see [conditions](conditions.md)).
 
-| field | type |
-|---|---|
+| field | type | what it is |
+|---|---|---|
 """
 
 
 def render_reference() -> str:
     spec, status = structural_schema(FineTuneJobSpec), structural_schema(JobStatus)
+    describe(status)
     rows = [
         f"| `{path}` | {_type(node)} | {_default(node, required)} | {_bounds(node)} | {node.get('description', '')} |"
         for path, node, required in _leaves(spec, "spec")
     ]
-    status_rows = [f"| `{path}` | {_type(node)} |" for path, node, _ in _leaves(status, "status")]
+    status_rows = [f"| `{path}` | {_type(node)} | {node.get('description', '')} |" for path, node, _ in _leaves(status, "status")]
     return _HEAD + "\n".join(rows) + "\n" + _STATUS_HEAD + "\n".join(status_rows) + "\n"
 
 
