@@ -1,16 +1,21 @@
 """Every bad input has one clear message; `finetune validate` prints what the golden file says."""
 
+import os
 from pathlib import Path
 
 import pytest
+from tests.builders.observed import a_job, observed
 
-from finetune_operator.api.rules import validate
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.rules import check_spec, validate
 from finetune_operator.api.yaml_reader import read_documents
 from finetune_operator.cli import check_file
+from finetune_operator.decide.chain import decide
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 EXAMPLES = GOLDEN.parent.parent / "examples"
 BAD = sorted(file.stem for file in (GOLDEN / "bad").glob("*.yaml"))
+SLIPPED_PAST = ("file-on-a-cluster", "min-above-max", "output-is-checkpoint", "too-many-pods", "two-eval-sources")  # rules, not bounds
 CHANGES = {"changed-model"}  # good by itself, bad as a change of good.yaml
 
 
@@ -25,6 +30,22 @@ def test_a_change_of_a_field_that_a_running_job_cannot_follow_is_refused() -> No
     old, new = (read_documents((GOLDEN / file).read_text())[0].value for file in ("good.yaml", "bad/changed-model.yaml"))
     said = [str(error) for error in validate(new, old)]
     assert "\n".join(said) + "\n" == (GOLDEN / "validate" / "changed-model.txt").read_text()
+
+
+@pytest.mark.parametrize("name", SLIPPED_PAST)
+def test_the_failed_condition_says_what_slipped_past_the_api_server(name: str) -> None:
+    """An older resource definition, or a webhook that was away: the pass checks again, before anything is placed."""
+    document = read_documents((GOLDEN / "bad" / f"{name}.yaml").read_text())[0].value
+    bad = FineTuneJob.model_validate(document)
+    errors = tuple(str(error) for error in check_spec(bad))
+    decision = decide(observed(job=a_job().model_copy(update={"spec": bad.spec}), pods=(), sessions=(), spec_errors=errors))
+    failed = decision.status.condition("Failed")
+    assert failed is not None
+    said = f"{failed.reason}: {failed.message}\n"
+    golden = GOLDEN / "condition" / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(said)
+    assert said == golden.read_text()
 
 
 def test_the_yaml_of_the_readme_is_good() -> None:

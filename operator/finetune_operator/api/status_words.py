@@ -69,7 +69,7 @@ STATUS_WORDS = {
     "recoveries[].at": "When it was noticed.",
     "recoveries[].resumedStep": "Step that the next formation went on from.",
     "recoveries[].lostSteps": "Finished steps that had to be computed again.",
-    "recoveries[].detectSeconds": "From the loss until it was noticed.",
+    "recoveries[].detectSeconds": "From the last step until the loss was noticed.",
     "recoveries[].stopSeconds": "Until no worker of the lost formation lived.",
     "recoveries[].replaceSeconds": "Until every member of the next formation was connected.",
     "recoveries[].prepareSeconds": "Until all had model and data.",
