@@ -41,6 +41,9 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep-cluster", action="store_true", help="use a cluster that runs, and leave it running at the end")
+    parser.addoption("--repeats", type=int, default=10, help="of each row of a benchmark")
+    parser.addoption("--minutes", type=float, default=20.0, help="of random faults (goodput.py)")
+    parser.addoption("--seed", type=int, default=1, help="of random faults; the same seed does the same faults at the same moments")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+from tests.faults.ledger import Figures
+
 from e2e.faults import LONG, Undisturbed, force_delete, in_training, notes, nothing_left, steps_within, strike, survived
 from e2e.fixtures import Product
 from e2e.harness.cluster import Cluster
@@ -11,13 +14,14 @@ SPARSE = {"minIntervalSeconds": 4, "keep": 3}
 ABSENT_IMAGE = "localhost/absent:1"
 
 
+@pytest.mark.fault(19)
 def test_a_damaged_commit_is_named_and_the_one_before_is_taken(
-    team: Team, undisturbed: Undisturbed, s3: Any, nodes_under_control: Cluster
+    team: Team, undisturbed: Undisturbed, figures: Figures, s3: Any, nodes_under_control: Cluster
 ) -> None:
     job = in_training(team, "commit-damaged", checkpoint=SPARSE)
     wait_until("two commits", lambda: len(states(s3, team, job)) >= 2, deadline_seconds=60)
     members, bound = job.live_pods(), steps_within(job, 3 * SPARSE["minIntervalSeconds"])
-    wound = strike(19, job)
+    wound = strike(job, figures)
     force_delete(job, *members)
     wait_until("the end of their processes", lambda: not processes_of(nodes_under_control, members), deadline_seconds=60)
     before, newest = states(s3, team, job)[-2:]
@@ -28,24 +32,26 @@ def test_a_damaged_commit_is_named_and_the_one_before_is_taken(
     assert account.tells("CommitSkipped", newest.rpartition("/")[2], "damaged")
 
 
+@pytest.mark.fault(27)
 def test_an_operator_killed_while_a_member_dies_makes_one_replacement(
-    team: Team, undisturbed: Undisturbed, product: Product, nodes_under_control: Cluster
+    team: Team, undisturbed: Undisturbed, figures: Figures, product: Product, nodes_under_control: Cluster
 ) -> None:
     job = in_training(team, "both-killed")
     victim = job.live_pods()[-1]
-    wound = strike(27, job)
+    wound = strike(job, figures)
     nodes_under_control.kill_container(victim["spec"]["nodeName"], victim["metadata"]["uid"])
     product.kill_operator()
     account = survived(wound, undisturbed, crashes=1, max_lost_steps=1)
     assert account.tells("MemberLost", victim["metadata"]["name"])
 
 
+@pytest.mark.fault(28)
 def test_a_restart_of_the_api_server_restarts_nothing(
-    team: Team, undisturbed: Undisturbed, product: Product, nodes_under_control: Cluster
+    team: Team, undisturbed: Undisturbed, figures: Figures, product: Product, nodes_under_control: Cluster
 ) -> None:
     job = in_training(team, "api-restarted", training=LONG)
     pods, operators = uids(job.live_pods()), uids(product.operator_pods())
-    wound = strike(28, job)
+    wound = strike(job, figures)
     nodes_under_control.restart_api_server()
     survived(wound, undisturbed, replaced=0, max_lost_steps=0)
     assert uids(job.pods()) == pods
@@ -53,9 +59,9 @@ def test_a_restart_of_the_api_server_restarts_nothing(
     assert [count for pod in product.operator_pods() for count in restarts_of(pod)] == [0]
 
 
-def test_a_job_whose_image_cannot_be_pulled_says_so(team: Team) -> None:
+@pytest.mark.fault(36)
+def test_a_job_whose_image_cannot_be_pulled_says_so(team: Team, figures: Figures) -> None:
     job = team.submit("no-image", image=ABSENT_IMAGE)
-    wound = strike(36, job)
     wait_until("the reason in status", lambda: job.status.get("columns", {}).get("reason") == "ContainerWaiting", deadline_seconds=60)
     told = " ".join(condition["message"] for condition in job.status["conditions"])
     assert "ImagePull" in told
@@ -63,7 +69,7 @@ def test_a_job_whose_image_cannot_be_pulled_says_so(team: Team) -> None:
     assert not any("Failed" in note for note in notes(job))
     job.delete()
     nothing_left(job)
-    print(f"\nFAULT {wound.number} - 0")
+    figures.tell(seconds=None, lost_steps=0, same_bytes=None)
 
 
 def states(s3: Any, team: Team, job: Job) -> list[str]:

@@ -129,6 +129,11 @@ class Cluster:
         """Pids, as the host counts them, of a pod's processes."""
         return cgroups.pids_below(node, containing=f"pod{pod_uid}")
 
+    def log_of_pod(self, node: str, pod_uid: str) -> str:
+        """All that its containers wrote, read where the kubelet keeps it: also of a pod that the API server does not know any more."""
+        files = sorted((self.nodes[node].folder / "pod-logs").glob(f"*_{pod_uid}/*/*.log"))
+        return "".join(file.read_text(errors="replace") for file in files)
+
     def kill_process_in_pod(self, node: str, pod_uid: str, *, name: str) -> int:
         """SIGKILL to the process with the highest pid in a pod whose command name is `name`. Returns its pid; raises LookupError."""
         return cgroups.kill_one(self.processes_in_pod(node, pod_uid), name=name)

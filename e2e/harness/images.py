@@ -66,10 +66,8 @@ class ImageBuilder:
 
     def ensure(self) -> Images:
         """Build what changed and put it where nodes start from."""
-        images = Images(operator=OPERATOR.tag(), trainer=TRAINER.tag())
         self.ensure_pause()
-        for recipe in (OPERATOR, TRAINER):
-            self.ensure_built(recipe)
+        images = Images(operator=self.ensure_built(OPERATOR), trainer=self.ensure_built(TRAINER))
         names = (PAUSE_IMAGE, images.operator, images.trainer)
         ImageStore(self.home).update(self.layout, names)
         self.layout.keep_only(frozenset(names))

@@ -105,7 +105,15 @@ def start_time(pid: int) -> int | None:
     except OSError:
         return None
     state, *fields = text.rpartition(")")[2].split()
-    return None if state in {"Z", "X"} else int(fields[18])
+    return None if state in {"Z", "X"} and _num_threads(pid) <= 1 else int(fields[18])
+
+
+def _num_threads(pid: int) -> int:
+    """A killed process whose first thread has ended holds its ports until the others have."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def first_process(pids: Iterable[int]) -> int:

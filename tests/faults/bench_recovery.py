@@ -108,11 +108,10 @@ def local_rows(faults: tuple[Fault, ...], inputs: Path, repeats: int) -> None:
         show(asyncio.run(measure(fault, inputs=inputs, repeats=repeats)))
 
 
-def cluster_rows() -> None:
+def cluster_rows(repeats: int) -> None:
     """Rows of the table that e2e/bench_recovery.py prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "e2e/bench_recovery.py", "-s"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "pytest", "e2e/bench_recovery.py", "-s", "--repeats", str(repeats)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     rows = [line for line in done.stdout.splitlines(keepends=True) if line.startswith("| ") and not line.startswith("| fault")]
     show("".join(f"| cluster: {row[2:]}" for row in rows) or done.stdout)
 
@@ -138,7 +137,7 @@ def main() -> int:
             seconds, lost = measure_torchrun(inputs, arguments.repeats)
             show(render(TORCHRUN, seconds, "-", lost))
     if os.geteuid() == 0 and arguments.only in "cluster":
-        cluster_rows()
+        cluster_rows(arguments.repeats)
     return 0
 
 

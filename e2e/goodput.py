@@ -1,0 +1,185 @@
+"""Training under random faults on the cluster: the share of the time that made lasting steps, and chaos with equal bytes.
+
+    python -m e2e.goodput --minutes 20 --seed 1            one fault a minute, with one spare and without
+    python -m e2e.goodput --minutes 20 --seed 1 --chaos    a fault every 15 to 60 s, over jobs one after the other
+
+The seed decides kinds and moments; victims are drawn by it among those that live. Half of the faults kill a worker, a quarter deletes
+a pod with grace, the rest force-delete a pod or cut off a node by turns.
+"""
+
+import argparse
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from tests.faults.ledger import Figures
+
+from e2e import injuries
+from e2e.bench_recovery import ENDLESS
+from e2e.faults import LONGER, Undisturbed, came_through, in_training, strike
+from e2e.fixtures import ROOT, Product
+from e2e.harness.cluster import Cluster
+from e2e.injuries import Hands
+from e2e.product import Job, JsonObject, NotReached, Team, wait_until
+from e2e.steps import Step, StepWatch, watching_steps
+
+KINDS = {
+    "worker": injuries.worker_killed,
+    "deleted": injuries.pod_deleted,
+    "forced": injuries.pod_force_deleted,
+    "cut": injuries.node_cut_off,
+}
+CUT_SECONDS = 20.0
+SLOW_STEPS = 3.0  # a gap of more than so many usual steps was a wait, and one step of it was training
+WANTED = {0: 0.85, 1: 0.95}
+CHAOS = LONGER
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedFault:
+    """`second` since the beginning."""
+
+    second: float
+    kind: str
+
+
+def plan(seed: int, minutes: float) -> list[PlannedFault]:
+    """One fault a minute, in the first third of it, in the shares of the module's promise."""
+    chance, number = random.Random(seed), max(1, round(minutes))
+    rest = ["forced", "cut"] * number
+    kinds = ["worker"] * (number // 2) + ["deleted"] * (number // 4)
+    kinds = [*kinds, *rest[: number - len(kinds)]]
+    chance.shuffle(kinds)
+    return [PlannedFault(second=60.0 * minute + chance.uniform(0.0, 20.0), kind=kind) for minute, kind in enumerate(kinds)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """What the steps themselves tell of a stretch of time: shares of it, by gaps and by the number of steps that lasted."""
+
+    by_gaps: float
+    by_number: float
+    lost_steps: int
+
+
+def witness_of(watch: StepWatch, *, since: float, until: float, usual_seconds: float) -> Witness:
+    steps = [step for step in watch.steps() if since <= step.at <= until]
+    kept = lasting(steps)
+    gaps = [later.at - earlier.at for earlier, later in pairwise(steps) if (later.formation, later.step) in kept]
+    trained = sum(gap if gap <= SLOW_STEPS * usual_seconds else usual_seconds for gap in gaps)
+    return Witness(
+        by_gaps=trained / (until - since),
+        by_number=len(kept) * usual_seconds / (until - since),
+        lost_steps=len(steps) - len(kept),
+    )
+
+
+def lasting(steps: list[Step]) -> set[tuple[int, int]]:
+    """Those that no later formation computed again."""
+    newest = {step.step: step.formation for step in sorted(steps, key=lambda step: step.formation)}
+    return {(formation, step) for step, formation in newest.items()}
+
+
+@pytest.mark.parametrize("spares", sorted(WANTED), ids=["without-a-spare", "with-one-spare"])
+def test_goodput(spares: int, team: Team, product: Product, nodes_under_control: Cluster, request: pytest.FixtureRequest) -> None:
+    seed, minutes = request.config.getoption("--seed"), request.config.getoption("--minutes")
+    hands = Hands(cluster=nodes_under_control, product=product, chance=random.Random(seed))
+    job = team.submit(f"goodput-{spares}", resources={"spares": spares}, **ENDLESS)
+    job.wait_phase("Training", deadline_seconds=120)
+    with watching_steps(job.name) as watch:
+        wait_until("its spares", lambda: hands.status(job).get("readySpares", 0) == spares, deadline_seconds=120)
+        watch.wait_steps(50, deadline_seconds=120)
+        usual = statistics.median(later.at - earlier.at for earlier, later in pairwise(watch.steps()[-40:]))
+        began, counted = time.time(), hands.status(job)["goodput"]
+        for fault in plan(seed, minutes):
+            time.sleep(max(0.0, began + fault.second - time.time()))
+            injure(hands, job, fault.kind, began)
+        time.sleep(max(0.0, began + 60.0 * minutes - time.time()))
+        wait_until("a formation that trains", lambda: hands.status(job)["phase"] == "Training", deadline_seconds=120)
+        until, status = time.time(), hands.status(job)
+        witness = witness_of(watch, since=began, until=until, usual_seconds=usual)
+    told = share_told(counted, status["goodput"])
+    restarts = status["restarts"]
+    sys.stdout.write(
+        f"\n| goodput, {minutes:g} min, seed {seed}, {spares} spares | status {told:.1%} | steps {witness.by_gaps:.1%} "
+        f"| number of steps {witness.by_number:.1%} | lost {witness.lost_steps} | wanted {WANTED[spares]:.0%} | {restarts} |\n"
+    )
+    assert witness.by_gaps >= WANTED[spares]
+    assert told >= WANTED[spares]
+    assert restarts["crashesWithoutProgress"] == 0
+
+
+def share_told(before: JsonObject, after: JsonObject) -> float:
+    spent = {name: after[name] - before.get(name, 0.0) for name in after}
+    return float(spent["trainingSeconds"] / sum(spent.values()))
+
+
+def injure(hands: Hands, job: Job, kind: str, began: float) -> None:
+    """A node that is cut off comes back after a while. Where no node can be cut off without the operator, a pod is force-deleted."""
+    wait_until("a formation with all its members", lambda: is_whole(hands, job), deadline_seconds=120)
+    sys.stdout.write(f"{time.time() - began:6.1f} s: {kind} on {job.name}\n")
+    try:
+        with KINDS[kind](hands, job):
+            time.sleep(CUT_SECONDS if kind == "cut" else 0.0)
+    except NotReached as error:
+        sys.stdout.write(f"  not possible now: {error}\n")
+        if kind == "cut":
+            injure(hands, job, "forced", began)
+
+
+def is_whole(hands: Hands, job: Job) -> bool:
+    try:
+        return len(hands.crew(job)) > 0
+    except (NotReached, KeyError):
+        return False
+
+
+@pytest.mark.fault(32)
+def test_chaos(
+    team: Team, undisturbed: Undisturbed, figures: Figures, product: Product, nodes_under_control: Cluster, request: pytest.FixtureRequest
+) -> None:
+    seed, minutes = request.config.getoption("--seed"), request.config.getoption("--minutes")
+    chance = random.Random(seed)
+    hands = Hands(cluster=nodes_under_control, product=product, chance=chance)
+    began = time.time()
+    for number in range(1000):
+        if time.time() - began > 60.0 * minutes:
+            break
+        job = in_training(team, f"chaos-{number}", training=CHAOS, resources={"spares": number % 2})
+        wound = strike(job, figures)
+        for kind in kinds(chance):
+            time.sleep(chance.uniform(15.0, 60.0))
+            if hands.status(job)["phase"] in {"Exporting", "Complete", "Failed"}:
+                break
+            injure(hands, job, kind, began)
+        account = came_through(wound, undisturbed)
+        sys.stdout.write(f"{job.name}: {account.status['restarts']}, {account.lost_steps} steps lost, same bytes\n")
+        assert account.lost_steps <= len(account.recoveries), account.recoveries
+
+
+def kinds(chance: random.Random) -> Iterator[str]:
+    while True:
+        yield chance.choice(("worker", "worker", "deleted", "forced", "cut"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--chaos", action="store_true")
+    parser.add_argument("--keep-cluster", action="store_true")
+    chosen = parser.parse_args()
+    test = "test_chaos" if chosen.chaos else "test_goodput"
+    command = [sys.executable, "-m", "pytest", f"e2e/goodput.py::{test}", "-s"]
+    command += ["--minutes", str(chosen.minutes), "--seed", str(chosen.seed)]
+    return subprocess.run([*command, *(["--keep-cluster"] if chosen.keep_cluster else [])], cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
