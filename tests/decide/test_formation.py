@@ -243,6 +243,19 @@ def test_a_leaving_member_trains_until_its_replacement_is_ready() -> None:
     assert [record.reason for record in handed_over.status.recoveries] == ["bot-ab12-2 leaves; its replacement was ready first"]
 
 
+def test_when_all_leave_the_last_state_is_committed_before_their_replacements_start() -> None:
+    alone = training_status(members=(MemberEntry(serial=3, uid="pod-3"),), last_serial=3, formation=a_formation(serials=(1,)))
+    pods = (a_pod(1, is_deleting=True), a_pod(3))
+    leaves, ready = a_session(1, leaving_until=ago(-30), commit=state(1, 7)), a_session(3, **READY)
+    saves = decide(observed(job=a_job(status=alone, nodes=(1, 1)), pods=pods, sessions=(leaves, ready)))
+    assert (saves.status.formation.number, saves.status.formation.is_over) == (1, True)
+    assert list(orders(saves, Stop)) == ["pod-1"]
+    again = observed(job=a_job(status=saves.status, nodes=(1, 1)), pods=pods, sessions=(leaves, ready))
+    assert decide(again).status.formation.number == 1
+    done = decide(replace(again, sessions=(replace(leaves, commit=state(1, 10)), ready)))
+    assert (done.status.formation.serials, done.status.formation.resume) == ((3,), state(1, 10))
+
+
 @pytest.mark.parametrize(
     ("third", "grows"), [({}, True), (PREPARING, False), ({"is_connected": False}, False)], ids=["ready", "prepares", "cut off"]
 )

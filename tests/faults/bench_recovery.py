@@ -2,7 +2,7 @@
 
 Local rows: two members of one process each on this machine, steps timed by the workers themselves. torchrun trains the same tiny Qwen3 and
 goes on from a checkpoint that it wrote to disk every 20 steps; its figures contain no pod and no scheduler, and neither do the local ones.
-Snapshot rows come from bench_training.py, the cluster's rows, as root, from e2e/bench_recovery.py.
+The cluster's rows come, as root, from e2e/bench_recovery.py.
 """
 
 import argparse

@@ -68,6 +68,7 @@ async def test_a_loss_that_was_not_finite_once_is_replayed(undisturbed, inputs, 
     judge(life, undisturbed, figures, crashes=1, max_lost_steps=0)
     assert life.status.recoveries[0].failure_class == "NotFinite"
     assert life.tells("WorkerFailed", "NotFinite", f"step {MIDDLE}")
+    assert life.tells("SuspectHardware")
 
 
 @pytest.mark.fault(18)

@@ -80,8 +80,8 @@ async def in_an_evaluation(scene):
 
 async def in_an_upload(scene):
     await scene.reach(MIDDLE)
-    before = len(manifests(scene.folder))
-    await scene.until("the end of an upload", lambda _run: len(manifests(scene.folder)) != before)
+    before = manifests(scene.folder)[-1:]
+    await scene.until("the end of an upload", lambda _run: manifests(scene.folder)[-1:] != before)
     return scene.member_of_node_rank(0)
 
 

@@ -56,7 +56,7 @@ def deadlock_when_told() -> None:
 
     def deadlocked(self: GradientPass, step: StepBatch) -> tuple[torch.Tensor, float]:
         if told.is_set():
-            deadlock(None)
+            deadlock()
         return gradient(self, step)
 
     GradientPass.gradient = deadlocked
@@ -83,16 +83,15 @@ def append(file: Path, line: str) -> None:
 
 
 def follow(plan: Plan, order: RunOrder, log: Path) -> None:
-    """Do what the plan says in place of the step's gradient, or to it."""
+    """Do what the plan says before the step's gradient is computed."""
     gradient = GradientPass.gradient
 
     def harmed(self: GradientPass, step: StepBatch) -> tuple[torch.Tensor, float]:
         is_meant = int(os.environ["RANK"]) == plan.rank and step.index + 1 == plan.step and may_do(plan, log)
-        if is_meant and plan.what != "not finite":
+        if is_meant:
             note(log)
-            HARMS[plan.what](order)
-        gradient_P, loss = gradient(self, step)
-        return (gradient_P * float("nan"), loss) if is_meant and plan.what == "not finite" else (gradient_P, loss)
+            HARMS[plan.what](order, self)
+        return gradient(self, step)
 
     GradientPass.gradient = harmed
 
@@ -112,28 +111,52 @@ def note(log: Path) -> None:
     append(log.with_suffix(".harmed"), f"{time.monotonic():.4f}\n")
 
 
-def deadlock(_order: RunOrder | None) -> None:
+def deadlock(*_: object) -> None:
     lock = threading.Lock()
     lock.acquire()
     lock.acquire()
 
 
-def hold_the_interpreter(_order: RunOrder) -> None:
+def hold_the_interpreter(*_: object) -> None:
     collections.deque(itertools.repeat(None), maxlen=0)
 
 
-def run_out_of_device_memory(order: RunOrder) -> None:
+def run_out_of_device_memory(order: RunOrder, _passes: GradientPass) -> None:
     """As long as the order's overrides leave the step as large as it was."""
     if order.overrides.pack_tokens is None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def need_more_device_memory_than_there_is(_order: RunOrder) -> None:
+def need_more_device_memory_than_there_is(*_: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def break_the_device(_order: RunOrder) -> None:
+def break_the_device(*_: object) -> None:
     raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def compute_no_number(_order: RunOrder, passes: GradientPass) -> None:
+    """This rank's own gradients of the next step are NaN."""
+    seen: set[int] = set()
+
+    def one_pass(step: StepBatch, index: int) -> torch.Tensor:
+        loss = GradientPass._one_pass(passes, step, index)
+        seen.add(step.index)
+        if len(seen) == 1:
+            passes._state.gradient_P.fill_(float("nan"))
+        return loss
+
+    passes._one_pass = one_pass
+
+
+def become_slow(_order: RunOrder, passes: GradientPass) -> None:
+    """From here on, as long as this process lives."""
+
+    def one_pass(step: StepBatch, index: int) -> torch.Tensor:
+        time.sleep(0.1)
+        return GradientPass._one_pass(passes, step, index)
+
+    passes._one_pass = one_pass
 
 
 HARMS = {
@@ -142,4 +165,6 @@ HARMS = {
     "device memory": run_out_of_device_memory,
     "too little device memory": need_more_device_memory_than_there_is,
     "broken device": break_the_device,
+    "not finite": compute_no_number,
+    "slowness": become_slow,
 }

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from finetune_contract.failures import FailureClass
+from finetune_contract.state import newest_state
 from finetune_operator.api.status import FormationEntry, JobStatus, Pinned, PinnedInputs, Recovery
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.decision import Event
 from finetune_operator.decide.gang import PAST_FIRST_STEP, Gang, Member
 from finetune_operator.decide.remedy import made_progress, remedy_for
 from finetune_operator.decide.resume import next_crew, next_number, resume_point, seconds_until_smaller
-from finetune_operator.decide.trouble import Trouble, trouble_of
+from finetune_operator.decide.trouble import Trouble, told_to_end, trouble_of
 
+SAVING_SECONDS = 0.5  # between two looks at a commit that is on its way
 BETTER_EVIDENCE_SECONDS = 1.0  # after a victim's report: time for the report of its cause
 
 
@@ -110,6 +112,10 @@ def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: Formatio
         return answer if wait is None else replace(answer, look_again_seconds=wait)
     if entry is not None and not entry.is_over and not _is_worth_a_change(gang, entry, crew):
         return answer
+    saver = None if entry is None else _saver_of_the_last_state(gang, entry, crew)
+    if saver is not None and entry is not None:
+        answer = answer if entry.is_over else stop_a_formation_that_lost_a_member(gang, answer, told_to_end(saver))
+        return replace(answer, look_again_seconds=SAVING_SECONDS)
     if any(recoveries.has_a_bad_device(answer.status, member.name) for member in crew):
         return answer  # it is replaced first
     if recoveries.is_inspected(answer.status, gang.now):
@@ -120,6 +126,16 @@ def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: Formatio
         if trouble is not None and trouble.is_victim and gang.now - entry.over_at < timedelta(seconds=BETTER_EVIDENCE_SECONDS):
             return replace(answer, look_again_seconds=BETTER_EVIDENCE_SECONDS)
     return _start(gang, answer, crew)
+
+
+def _saver_of_the_last_state(gang: Gang, entry: FormationEntry, crew: tuple[Member, ...]) -> Member | None:
+    """Nobody who goes on has the newest state in memory: the member that leaves with it commits it before the next one starts."""
+    if {member.serial for member in crew} & set(entry.serials):
+        return None
+    known = resume_point(gang, crew).state
+    leaving = (member for member in gang.crew if member.is_leaving and member.is_connected)
+    holders = [member for member in leaving if member.newest_held is not None and newest_state(member.newest_held, known) != known]
+    return next(iter(holders), None)
 
 
 def _is_worth_a_change(gang: Gang, entry: FormationEntry, crew: tuple[Member, ...]) -> bool:

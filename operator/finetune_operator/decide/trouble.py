@@ -43,7 +43,7 @@ def trouble_of(gang: Gang) -> Trouble | None:
     best = min(found, key=lambda trouble: trouble.weight, default=None)
     if best is not None and best.is_victim:
         leaving = next((member for member in gang.crew if member.is_leaving), None)
-        return best if leaving is None else _leaving(leaving)
+        return best if leaving is None else told_to_end(leaving)
     return best
 
 
@@ -58,7 +58,7 @@ def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
     if session is not None and session.failure is not None and _failed_in(session, formation):
         found.append(_reported(_culprit(gang, member, session.failure), session.failure))
     if gang.active is not None and _is_out_of_time(gang, member):
-        found.append(_leaving(member))
+        found.append(told_to_end(member))
     if gang.active is not None and is_unreachable(gang, member):
         found.append(_disrupted(member, "neither the operator nor any of its peers can reach it"))
     if gang.active is not None and _is_stalled(gang, member, formation):
@@ -176,7 +176,7 @@ def _disrupted(member: Member, why: str) -> Trouble:
     return Trouble(failure_class=FailureClass.DISRUPTED, message=f"{member.name} was lost: {why}", member=member.name, weight=_LOSS)
 
 
-def _leaving(member: Member) -> Trouble:
+def told_to_end(member: Member) -> Trouble:
     return _disrupted(member, "it was told to end")
 
 
