@@ -113,7 +113,7 @@ def cluster_rows(repeats: int) -> None:
     command = [sys.executable, "-m", "pytest", "e2e/bench_recovery.py", "-s", "--repeats", str(repeats)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     rows = [line for line in done.stdout.splitlines(keepends=True) if line.startswith("| ") and not line.startswith("| fault")]
-    show("".join(f"| cluster: {row[2:]}" for row in rows) or done.stdout)
+    show("".join(f"| cluster: {row[2:]}" for row in rows) if done.returncode == 0 else done.stdout)
 
 
 def show(text: str) -> None:

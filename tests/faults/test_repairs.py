@@ -47,7 +47,7 @@ PHASES = (
 @pytest.mark.fault(33)
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.__name__)
 async def test_a_second_member_is_killed(phase, undisturbed, inputs, tmp_path, figures):
-    """Of a gang of three, so that one holds the state whatever is killed."""
+    """The survivor, so that the newest commit is what is left; while the new member prepares, the new one."""
 
     async def disturb(scene):
         await scene.reach(MIDDLE)
