@@ -20,7 +20,7 @@ from tests.builders.observed import (
     training_status,
 )
 
-from finetune_contract.messages import MemberPhase, StorageProblem, StorageState
+from finetune_contract.messages import MemberPhase, SlowRank, StorageProblem, StorageState
 from finetune_contract.state import StateId
 from finetune_operator.api.status import Columns, Condition, ProgressEntry, Restarts, WarningEntry
 from finetune_operator.decide.answer import Phase
@@ -257,3 +257,39 @@ def test_a_member_that_never_reaches_us_is_named_with_advice(created, is_told) -
             "bot-ab12-2 run but never reached the operator; check that its pods reach the Service finetune-channel on its port, "
             "and that no NetworkPolicy is in between"
         )
+
+
+def slow_rank(rank: int, **changes) -> SlowRank:
+    return SlowRank(rank=rank, seconds=0.4, others_seconds=0.2, step_share=0.9).model_copy(update=changes)
+
+
+def test_a_slow_rank_is_told_with_the_name_of_its_member_once_and_for_as_long_as_it_is_slow() -> None:
+    job = a_job(status=training_status(), resources={"nodes": {"min": 2, "max": 2}, "processesPerNode": 4})
+    seen = observed(job=job, sessions=(a_session(1, progress=some_progress(slowest=slow_rank(5))), a_session(2)))
+    told = decide(seen)
+    assert told.status.progress.straggler.member == job.member_name(2)
+    (event,) = [event for event in told.events if event.reason == "Straggler"]
+    assert event.message == (
+        "bot-ab12-2 slows formation 1 down: rank 5 takes 2.0 times as long as the others for the same work "
+        "(0.4 s a micro-batch, 90% of a step's time); training goes on"
+    )
+    later = some_progress(step=30, slowest=slow_rank(6, seconds=0.5))
+    again = decide(replace(seen, job=replace_status(job, told.status), sessions=(a_session(1, progress=later), a_session(2)), now=ago(-20)))
+    assert (again.status.progress.straggler.seconds, again.events) == (0.5, ())
+    well = (a_session(1, progress=some_progress(step=50)), a_session(2))
+    assert decide(replace(seen, job=replace_status(job, again.status), sessions=well, now=ago(-40))).status.progress.straggler is None
+
+
+def test_a_straggler_of_an_older_formation_or_without_a_member_is_not_told() -> None:
+    for slow in (some_progress(formation=0, slowest=slow_rank(1)), some_progress(slowest=slow_rank(2))):
+        assert decide(observed(sessions=(a_session(1, progress=slow), a_session(2)))).status.progress.straggler is None
+
+
+def test_a_straggler_that_comes_and_goes_makes_no_further_writes() -> None:
+    told = decide(observed(sessions=(a_session(1, progress=some_progress(slowest=slow_rank(1))), a_session(2)))).status
+    gone = (a_session(1, progress=some_progress(step=11)), a_session(2))
+    assert decide(replace(observed(job=a_job(status=told), sessions=gone), now=ago(-14))).status == told
+
+
+def replace_status(job, status):
+    return job.model_copy(update={"status": status})

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -14,6 +15,7 @@ from tests.trainer.formations import NUM_STEPS, ROOT, a_config, an_order, write_
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_contract.slots import SlotFile
+from finetune_trainer.batch import Schedule
 
 # A refactor must not move these; other rows in examples/ do.
 # Recorded with torch 2.15 on x86-64: the same digits with and without AVX2 and AVX-512.
@@ -86,10 +88,7 @@ def test_ranks_without_work_are_named_and_do_no_harm(formations, inputs, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_rows(formations, inputs, tmp_path):
-    model = tmp_path / "model"
-    model.mkdir()
-    for file in (inputs / "qwen3").iterdir():
-        (model / file.name).write_bytes(file.read_bytes())
+    model = copy_model(inputs / "qwen3", tmp_path / "model")
     tensors = load_file(model / "model.safetensors")
     tensors["model.norm.weight"][:] = math.inf
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
@@ -100,6 +99,36 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_rows(fo
     fd = os.open(tmp_path / "slots-0", os.O_RDWR)
     assert SlotFile(fd).read_newest() is None
     os.close(fd)
+
+
+def test_a_value_that_is_not_finite_is_traced_to_its_rank_and_row(formations, inputs, tmp_path):
+    # A token that only row 11 has, and whose embedding is broken; every row has a micro-batch of its own.
+    model = copy_model(inputs / "llama", tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.embed_tokens.weight"][AutoTokenizer.from_pretrained(model)("~")["input_ids"]] = math.nan
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"row {number} {'~' if number == 11 else ''}"} for number in range(1, 17)])
+    config = a_config(model, rows, training={"packing": False, "globalBatchSize": 4})
+    ended = formations.run(config, tmp_path / "two", nodes=2)
+    report, step = ended.failure, len(ended.losses) + 1
+    packs = [int(number) for number in rows_of_step(config, step)]
+    assert report["rank"] == packs.index(11) // 2
+    assert f"step {step}: loss nan" in report["message"]
+    assert f"Computed by rank {report['rank']}. Its rows: 11. " in report["message"]
+
+
+def rows_of_step(config, step: int):
+    """Numbers (from 1) of the rows of a step, in order."""
+    training = config.training
+    schedule = Schedule(np.arange(16), seed=training.seed, batch_size=training.global_batch_size, epochs=9, max_steps=None)
+    return [row + 1 for row in schedule.rows_of(step - 1).rows]
+
+
+def copy_model(source, target):
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
 
 
 def test_a_bad_row_fails_with_its_number_on_every_layout(formations, inputs, tmp_path):

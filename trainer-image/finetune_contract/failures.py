@@ -41,8 +41,6 @@ class FailureReport(Value):
 
 
 PEER_LOST = "peer lost"  # how the message of a victim begins: somebody else ended first
-
-
 DEVICE_ERROR = "device error"  # how a message begins when the device of a process can do nothing more until the process has ended
 
 
@@ -51,10 +49,16 @@ def is_peer_lost(report: FailureReport) -> bool:
     return report.failure_class is FailureClass.INFRASTRUCTURE and report.signal is None and PEER_LOST in report.message
 
 
+def is_device_error(report: FailureReport) -> bool:
+    """The process could only end; whether the device is broken shows when it happens again."""
+    return report.failure_class is FailureClass.INFRASTRUCTURE and report.message.startswith(DEVICE_ERROR)
+
+
 class TrainingError(Exception):
     """A failure with a class: raised by trainer and agent, it crosses processes as a FailureReport."""
 
-    def __init__(self, failure_class: FailureClass, message: str) -> None:
+    def __init__(self, failure_class: FailureClass, message: str, *, rank: int | None = None) -> None:
         super().__init__(message)
         self.failure_class = failure_class
         self.message = message
+        self.rank = rank  # where it began, when that is known to be another rank than the one that raises

@@ -27,6 +27,15 @@ class MemberPhase(StrEnum):
     FAILED = "failed"  # workers ended by a failure (a `failure` message says which); can take the next start
 
 
+class SlowRank(Value):
+    """A rank whose own passes were much slower than those of the others, step after step. Seconds are of one micro-batch."""
+
+    rank: int
+    seconds: float
+    others_seconds: float  # what the others would have taken for the same, their median
+    step_share: float  # of a step's time, in its own passes
+
+
 class Progress(Value):
     """State of training after one optimizer step; sent by the agent with node rank 0 only. Times in seconds."""
 
@@ -43,6 +52,7 @@ class Progress(Value):
     tokens_per_second: float
     step_seconds: float
     first_loss: float | None = None
+    slowest: SlowRank | None = None  # only while one is
 
 
 class Committed(Value):

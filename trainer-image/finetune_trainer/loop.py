@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.messages import Progress
 from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerProgress, WorkerWarning
 from finetune_contract.state import RunRecord, StateId
@@ -21,6 +20,7 @@ from finetune_trainer.data import Data, load_data
 from finetune_trainer.evaluate import Evaluation
 from finetune_trainer.export import export_adapter, state_digest
 from finetune_trainer.model import build_model
+from finetune_trainer.not_finite import not_finite
 from finetune_trainer.optimise import FlatState, clip, learning_rate, update
 from finetune_trainer.passes import GradientPass, StepBatch, plan_step
 from finetune_trainer.ranks import Ranks, choose_device, join_process_group
@@ -29,8 +29,7 @@ from finetune_trainer.reduce import own_leaves
 from finetune_trainer.report import Reporter
 from finetune_trainer.resume import check_same_on_all_ranks, restore, warn_of_other_numerics
 from finetune_trainer.snapshots import Snapshots
-
-_MAX_NAMED_ROWS = 20
+from finetune_trainer.stragglers import StepTimes
 
 
 def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: PLR0915 - the recipe's loop
@@ -78,6 +77,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     record = evaluate(record)
     reporter.enter("first_step")
     passes = GradientPass(model, state, data.train, ranks, seed=training.seed, reporter=reporter)
+    times = StepTimes()
     for index in range(first_step, schedule.total_steps):
         started = time.perf_counter()
         step = plan_step(index, schedule.rows_of(index), data.train, capacity=capacity)
@@ -88,10 +88,10 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         snapshots.wait()
         norm = clip(gradient_P, training.max_grad_norm)
         if not (math.isfinite(norm) and math.isfinite(loss)):
-            raise _not_finite(step, data, loss, norm)
+            raise not_finite(step, passes.not_finite(), data, loss=loss, norm=norm)
         rate = learning_rate(training, index, schedule.total_steps)
         update(state, gradient_P, step=index + 1, rate=rate, weight_decay=training.weight_decay)
-        check_same_on_all_ranks(state, index + 1, ranks)
+        work = check_same_on_all_ranks(state, index + 1, ranks, passes.own_work)
 
         numbers = [int(data.train.numbers[row]) for row in step.rows.rows]
         record = record.model_copy(
@@ -107,7 +107,9 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         if index == first_step:
             reporter.enter("training", resumed_step=first_step)
         seconds = time.perf_counter() - started
+        times.add(work, seconds)
         progress = _progress(order, record, schedule, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
+        progress = progress.model_copy(update={"slowest": times.slowest()})
         snapshots.begin(record, then=partial(reporter.tell, WorkerProgress(progress=progress)) if ranks.is_leader else None)
         evaluated = evaluate(record)
         if evaluated is not record:
@@ -177,13 +179,3 @@ def _warn_of_idle_ranks(step: StepBatch, ranks: Ranks, reporter: Reporter) -> No
         "raise spec.training.globalBatchSize or give fewer nodes"
     )
     reporter.warn(WorkerWarning(reason="IdleRanks", message=message))
-
-
-def _not_finite(step: StepBatch, data: Data, loss: float, norm: float) -> TrainingError:
-    numbers = [int(data.train.numbers[row]) for row in step.rows.rows]
-    shown = ", ".join(map(str, numbers[:_MAX_NAMED_ROWS])) + (", ..." if len(numbers) > _MAX_NAMED_ROWS else "")
-    message = (
-        f"step {step.index + 1}: loss {loss}, gradient norm {norm}; the step was not applied. Its rows: {shown}. "
-        "A lower spec.training.learningRate or a look at these rows helps"
-    )
-    return TrainingError(FailureClass.NOT_FINITE, message)

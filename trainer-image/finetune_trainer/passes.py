@@ -1,5 +1,6 @@
 """One step's gradient: forward and backward of own micro-batches, dummy passes where a shard group needs them, canonical sum."""
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from finetune_trainer.ranks import Ranks
 from finetune_trainer.reduce import own_leaves, sum_over_ranks, sum_own
 from finetune_trainer.report import Reporter
 from finetune_trainer.seeds import seed_of
+from finetune_trainer.stragglers import Work
 from finetune_trainer.tokenise import Tokens
 
 
@@ -47,6 +49,8 @@ class GradientPass:
     def __init__(self, model: BuiltModel, state: FlatState, tokens: Tokens, ranks: Ranks, *, seed: int, reporter: Reporter) -> None:
         self._model, self._state, self._tokens, self._ranks = model, state, tokens, ranks
         self._seed, self._reporter = seed, reporter
+        self._checks: dict[int, torch.Tensor] = {}  # own micro-batch -> one number that is finite if its gradient and loss are
+        self.own_work = Work(microseconds=0, num_passes=0, num_tokens=0)
 
     def gradient(self, step: StepBatch) -> tuple[torch.Tensor, float]:
         """Collective. (gradient of the mean loss, P floats; mean loss), the same bytes on every rank."""
@@ -55,15 +59,30 @@ class GradientPass:
         def leaf(index: int) -> torch.Tensor:
             loss = self._one_pass(step, index)
             self._reporter.beat()
-            return torch.cat([self._state.gradient_P, loss.reshape(1)])
+            vector = torch.cat([self._state.gradient_P, loss.reshape(1)])
+            self._checks[index] = vector.sum()
+            return vector
 
-        num_packs = len(step.packs)
+        self._checks.clear()
+        started, num_packs = time.perf_counter(), len(step.packs)
         sums = sum_own(num_packs, leaf, self._ranks)
         for _ in range(num_dummy_passes(num_packs, self._ranks, self._model.group_size)):
             self._one_pass(step, 0)
+        self.own_work = self._measure(step, started, device)
         with self._reporter.waiting_for_peers():
             total = sum_over_ranks(sums, num_packs, self._ranks, length=num_weights + 1, device=device)
         return total[:num_weights], float(total[num_weights])
+
+    def not_finite(self) -> list[int]:
+        """Own micro-batches of the newest step whose gradient or loss is not finite."""
+        return [index for index, check in self._checks.items() if not bool(torch.isfinite(check))]
+
+    def _measure(self, step: StepBatch, started: float, device: torch.device) -> Work:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # costs nothing: the reduction waits for the same passes
+        own = [row for index in self._checks for row in step.packs[index]]
+        num_tokens = sum(self._tokens.length(row) for row in own)
+        return Work(microseconds=round(1e6 * (time.perf_counter() - started)), num_passes=len(self._checks), num_tokens=num_tokens)
 
     def _one_pass(self, step: StepBatch, index: int) -> torch.Tensor:
         self._state.gradient_P.zero_()

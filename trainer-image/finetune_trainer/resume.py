@@ -16,6 +16,7 @@ from finetune_trainer.optimise import FlatState
 from finetune_trainer.ranks import Ranks
 from finetune_trainer.report import Reporter
 from finetune_trainer.snapshots import Snapshots
+from finetune_trainer.stragglers import Work
 
 
 def restore(snapshots: Snapshots, state: FlatState) -> RunRecord | None:
@@ -40,16 +41,20 @@ def restore(snapshots: Snapshots, state: FlatState) -> RunRecord | None:
     return record
 
 
-def check_same_on_all_ranks(state: FlatState, step: int, ranks: Ranks) -> None:
-    """Collective. Raises TrainingError naming the ranks whose state differs from most: such a step must not become a snapshot."""
+def check_same_on_all_ranks(state: FlatState, step: int, ranks: Ranks, own: Work) -> tuple[Work, ...]:
+    """Collective. Every rank's work of this step, which travels with the fingerprints.
+
+    Raises TrainingError naming the ranks whose state differs from most: such a step must not become a snapshot.
+    """
     if ranks.world_size == 1:
-        return
-    own = state.fingerprint()
-    gathered = torch.empty(ranks.world_size * own.numel(), dtype=torch.int64)
-    dist.all_gather_into_tensor(gathered, own)
-    prints = [tuple(row.tolist()) for row in gathered.view(ranks.world_size, -1)]
+        return (own,)
+    sent = torch.cat([state.fingerprint(), torch.tensor([own.microseconds, own.num_passes, own.num_tokens])])
+    gathered = torch.empty(ranks.world_size * sent.numel(), dtype=torch.int64)
+    dist.all_gather_into_tensor(gathered, sent)
+    told = gathered.view(ranks.world_size, -1).tolist()
+    prints = [tuple(row[:-3]) for row in told]
     if len(set(prints)) == 1:
-        return
+        return tuple(Work(microseconds=row[-3], num_passes=row[-2], num_tokens=row[-1]) for row in told)
     most = max(prints, key=prints.count)
     odd = [rank for rank, fingerprint in enumerate(prints) if fingerprint != most]
     nodes = sorted({rank // ranks.local_world_size for rank in odd})

@@ -12,7 +12,15 @@ import traceback
 import torch
 import torch.distributed as dist
 
-from finetune_contract.failures import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, PEER_LOST, FailureClass, FailureReport, TrainingError
+from finetune_contract.failures import (
+    DEVICE_ERROR,
+    MAX_MESSAGE_CHARS,
+    MAX_TRACEBACK_CHARS,
+    PEER_LOST,
+    FailureClass,
+    FailureReport,
+    TrainingError,
+)
 from finetune_contract.run_order import RunOrder, WorkerFailure
 from finetune_trainer.loop import train
 from finetune_trainer.ranks import ranks_from_environment
@@ -21,6 +29,9 @@ from finetune_trainer.report import Reporter
 _PR_SET_NAME = 15
 # torch raises RuntimeError for all of them; what is only about sizes or types must stay a defect of ours.
 _LOST_PEER_SIGNS = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "nccl error", "read error")
+# After any of them every further call on the device fails: only a new process can use it again.
+_DEVICE_SIGNS = ("cuda error", "device-side assert", "cublas_status_", "cublas error", "cudnn_status_", "cudnn error")
+_NO_MEMORY_SIGNS = ("out of memory", "_alloc_failed")
 _log = logging.getLogger(__name__)
 
 
@@ -45,11 +56,11 @@ def run_rank(order: RunOrder) -> None:
 def report_of(error: Exception, rank: int) -> FailureReport:
     """Class and words for whatever ended this rank."""
     failure_class, message = _classify(error)
-    is_ours = isinstance(error, TrainingError)
+    is_ours, began = isinstance(error, TrainingError), error.rank if isinstance(error, TrainingError) else None
     return FailureReport(
         failure_class=failure_class,
         message=message[:MAX_MESSAGE_CHARS],
-        rank=rank,
+        rank=rank if began is None else began,
         exit_code=1,
         traceback_end=None if is_ours else "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARS:],
     )
@@ -66,6 +77,11 @@ def _classify(error: Exception) -> tuple[FailureClass, str]:
         return FailureClass.INFRASTRUCTURE, f"a disk of this member is full: {error}; give the members more ephemeral storage"
     if isinstance(error, (dist.DistError, ConnectionError)):
         return FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}"
-    if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _LOST_PEER_SIGNS):
+    words = str(error).lower() if isinstance(error, RuntimeError) else ""
+    if isinstance(error, torch.AcceleratorError) or any(sign in words for sign in _DEVICE_SIGNS):
+        if any(sign in words for sign in _NO_MEMORY_SIGNS):
+            return FailureClass.OUT_OF_MEMORY, f"the device ran out of memory: {error}"
+        return FailureClass.INFRASTRUCTURE, f"{DEVICE_ERROR}: {error}"
+    if any(sign in words for sign in _LOST_PEER_SIGNS):
         return FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}"
     return FailureClass.INTERNAL, f"{type(error).__name__}: {error}"

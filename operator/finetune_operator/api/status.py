@@ -93,6 +93,16 @@ class Pinned(StatusValue):
     overrides: PinnedOverrides = PinnedOverrides()
 
 
+class StragglerEntry(StatusValue):
+    """A member whose rank is slow step after step: seconds for a micro-batch, what the others take for the same, share of a step's time."""
+
+    member: str = Field(max_length=64)
+    rank: int
+    seconds: float
+    others_seconds: float
+    step_share: float
+
+
 class ProgressEntry(StatusValue):
     """Training progress as last reported; floats by value, compare with tolerance."""
 
@@ -107,6 +117,7 @@ class ProgressEntry(StatusValue):
     tokens_total: int
     tokens_per_second: float
     step_seconds: float
+    straggler: StragglerEntry | None = None
     updated_at: datetime
 
 

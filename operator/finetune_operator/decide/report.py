@@ -14,6 +14,7 @@ from finetune_operator.decide.conditions import ENDED, conditions
 from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.gang import Gang
 from finetune_operator.decide.goodput import advance
+from finetune_operator.decide.stragglers import straggler_of, straggler_warning
 
 PROGRESS_SECONDS = 15.0
 MAX_OF_A_KIND = 4
@@ -23,7 +24,7 @@ def report(gang: Gang, answer: Answer) -> Decision:
     """Status, events and the next look of a pass."""
     old = gang.status
     new = _told(gang, answer)
-    warned = _warnings(gang, old)
+    warned = _warnings(gang, new)
     told = tuple(Event(type="Warning", reason=entry.reason, message=entry.message) for entry in warned)
     new = new.model_copy(update={"warnings": (*old.warnings, *warned)})
     wait = _seconds_until_due(gang, old, new)
@@ -75,14 +76,15 @@ def _progress(gang: Gang, old: ProgressEntry | None) -> ProgressEntry | None:
     newest = max(said, key=lambda progress: (progress.formation, progress.step), default=None)
     if newest is None:
         return old
-    fresh = _entry(newest, gang.now)
+    fresh = _entry(gang, newest)
     if old is not None and fresh.model_copy(update={"updated_at": old.updated_at}) == old:
         return old
     return fresh
 
 
-def _entry(progress: Progress, now: datetime) -> ProgressEntry:
-    return ProgressEntry(**progress.model_dump(exclude={"type", "formation"}), updated_at=now)
+def _entry(gang: Gang, progress: Progress) -> ProgressEntry:
+    numbers = progress.model_dump(exclude={"type", "formation", "slowest"})
+    return ProgressEntry(**numbers, straggler=straggler_of(gang, progress), updated_at=gang.now)
 
 
 def _last_commit(gang: Gang, old: CommitEntry | None) -> CommitEntry | None:
@@ -122,16 +124,21 @@ def _without_numbers(status: JobStatus) -> JobStatus:
     )
 
 
-def _warnings(gang: Gang, old: JobStatus) -> tuple[WarningEntry, ...]:
-    """What members warned of and is not told yet. None is ever dropped, so that none is told again; the first few of a kind are enough."""
-    known = list(old.warnings)
-    for session in gang.observed.sessions:
-        for reason, said in session.warnings:
-            message = said[:1000]
-            same = [entry.message for entry in known if entry.reason == reason]
-            if message not in same and len(same) < MAX_OF_A_KIND and len(known) < MAX_WARNINGS:
-                known.append(WarningEntry(reason=reason[:128], message=message, at=gang.now))
-    return tuple(known[len(old.warnings) :])
+def _warnings(gang: Gang, new: JobStatus) -> tuple[WarningEntry, ...]:
+    """What members warned of, and who is slow, if it is not told yet.
+
+    None is ever dropped, so that none is told again; the first few of a kind are enough.
+    """
+    known = list(gang.status.warnings)
+    said = [pair for session in gang.observed.sessions for pair in session.warnings]
+    if (slow := straggler_warning(gang, None if new.progress is None else new.progress.straggler)) is not None:
+        said.append((slow.reason, slow.message))
+    for reason, words in said:
+        message = words[:1000]
+        same = [entry.message for entry in known if entry.reason == reason]
+        if message not in same and len(same) < MAX_OF_A_KIND and len(known) < MAX_WARNINGS:
+            known.append(WarningEntry(reason=reason[:128], message=message, at=gang.now))
+    return tuple(known[len(gang.status.warnings) :])
 
 
 def _storage_changed(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:

@@ -1,0 +1,38 @@
+"""A rank that is slow step after step, told with the name of its member: in status while it lasts, as one warning for each formation."""
+
+from finetune_contract.messages import Progress, Warned
+from finetune_operator.api.status import StragglerEntry
+from finetune_operator.decide.gang import Gang
+
+
+def straggler_of(gang: Gang, progress: Progress) -> StragglerEntry | None:
+    """None unless a rank of the newest formation is slow now."""
+    slow, entry = progress.slowest, gang.status.formation
+    if slow is None or entry is None or entry.number != progress.formation:
+        return None
+    node_rank = slow.rank // gang.job.spec.resources.processes_per_node
+    if node_rank >= len(entry.serials):
+        return None
+    return StragglerEntry(
+        member=gang.job.member_name(entry.serials[node_rank]),
+        rank=slow.rank,
+        seconds=slow.seconds,
+        others_seconds=slow.others_seconds,
+        step_share=slow.step_share,
+    )
+
+
+def straggler_warning(gang: Gang, straggler: StragglerEntry | None) -> Warned | None:
+    """Once for each formation and member: the numbers in the message may be others the next time."""
+    entry = gang.status.formation
+    if straggler is None or entry is None:
+        return None
+    who = f"{straggler.member} slows formation {entry.number} down: "
+    if any(told.message.startswith(who) for told in gang.status.warnings):
+        return None
+    times = straggler.seconds / max(straggler.others_seconds, 1e-9)
+    message = (
+        f"{who}rank {straggler.rank} takes {times:.1f} times as long as the others for the same work "
+        f"({straggler.seconds:.3g} s a micro-batch, {straggler.step_share:.0%} of a step's time); training goes on"
+    )
+    return Warned(reason="Straggler", message=message)

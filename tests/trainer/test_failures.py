@@ -1,0 +1,50 @@
+"""Whatever ends a rank gets the class that decides what happens next, and the rank where it began."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from finetune_contract.failures import FailureClass, TrainingError, is_device_error, is_peer_lost
+from finetune_trainer.worker import report_of
+
+ASSERTED = "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
+
+
+@pytest.mark.parametrize(
+    ("error", "failure_class", "is_device"),
+    [
+        (torch.AcceleratorError(ASSERTED), FailureClass.INFRASTRUCTURE, True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), FailureClass.INFRASTRUCTURE, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"), FailureClass.INFRASTRUCTURE, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), FailureClass.INFRASTRUCTURE, True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass.OUT_OF_MEMORY, False),
+        (torch.AcceleratorError("CUDA error: out of memory"), FailureClass.OUT_OF_MEMORY, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), FailureClass.OUT_OF_MEMORY, False),
+        (MemoryError(), FailureClass.OUT_OF_MEMORY, False),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), FailureClass.INTERNAL, False),
+        (KeyError("CUDA error: of a dictionary"), FailureClass.INTERNAL, False),
+    ],
+)
+def test_an_error_of_the_device_is_told_apart_from_memory_and_from_our_defects(error, failure_class, is_device):
+    report = report_of(error, rank=2)
+    assert (report.failure_class, is_device_error(report), is_peer_lost(report), report.rank) == (failure_class, is_device, False, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp: unhandled cuda error: 'CUDA error: peer gone'"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer [127.0.0.1]:9"),
+        ConnectionResetError("reset"),
+    ],
+)
+def test_the_loss_of_a_peer_is_no_error_of_the_own_device(error):
+    report = report_of(error, rank=2)
+    assert is_peer_lost(report)
+    assert not is_device_error(report)
+
+
+def test_a_report_names_the_rank_where_it_began():
+    began = TrainingError(FailureClass.NOT_FINITE, "step 3", rank=5)
+    assert report_of(began, rank=2).rank == 5
+    assert report_of(TrainingError(FailureClass.NOT_FINITE, "step 3"), rank=2).rank == 2

@@ -1,0 +1,29 @@
+"""Words for a step that is not finite: which rank computed it, and from which rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.distributed as dist
+
+from finetune_contract.failures import FailureClass, TrainingError
+from finetune_trainer.data import Data
+from finetune_trainer.passes import StepBatch
+
+_MAX_NAMED_ROWS = 20
+
+
+def not_finite(step: StepBatch, own: Sequence[int], data: Data, *, loss: float, norm: float) -> TrainingError:
+    """Collective: all ranks have seen the same sums. `own` are this rank's micro-batches whose own gradient or loss is not finite."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, list(own))
+    ranks = [rank for rank, packs in enumerate(found) if packs]
+    # Finite parts can have a sum that is too large: then nobody in particular computed it, and all rows may have a part in it.
+    rows = [row for packs in found for index in packs for row in step.packs[index]] or list(step.rows.rows)
+    numbers = [int(data.train.numbers[row]) for row in rows]
+    shown = ", ".join(map(str, numbers[:_MAX_NAMED_ROWS])) + (", ..." if len(numbers) > _MAX_NAMED_ROWS else "")
+    whose = f"Computed by rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}" if ranks else "Finite on each rank, not in sum"
+    message = (
+        f"step {step.index + 1}: loss {loss}, gradient norm {norm}; the step was not applied. {whose}. Its rows: {shown}. "
+        "A lower spec.training.learningRate or a look at these rows helps"
+    )
+    return TrainingError(FailureClass.NOT_FINITE, message, rank=ranks[0] if ranks else None)
