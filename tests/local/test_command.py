@@ -3,7 +3,10 @@
 import signal
 import stat
 
+import yaml
 from tests.local.runs import Command, a_document, adapter_sha256
+
+from finetune_operator.local.command import INVALID, RunOptions, run_file
 
 ONE_MEMBER = {"nodes": {"min": 1, "max": 1}}
 
@@ -67,3 +70,10 @@ async def test_a_work_folder_of_another_job_is_refused(document, tmp_path, input
     code, _, complained = await (await Command(tmp_path, other).begin()).end()
     assert code == 2
     assert "unfinished run of tiny with another model" in complained
+
+
+def test_a_work_folder_that_cannot_be_made_is_named_without_numbers_of_the_system(tmp_path, capsys):
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(a_document(tmp_path, model=tmp_path, rows=tmp_path)))
+    assert run_file(RunOptions(file=file, work=file / "below-a-file"), {}) == INVALID
+    assert capsys.readouterr().err == f"--work-dir {file}/below-a-file: Not a directory; choose another folder\n"

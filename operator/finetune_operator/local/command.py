@@ -57,7 +57,8 @@ def run_file(options: RunOptions, environment: Mapping[str, str]) -> int:
         folders = make_folders(work)
         job = continue_job(job, read_stored(folders.job))
     except (OtherRun, FolderInUse, OSError) as error:
-        sys.stderr.write(f"--work-dir {work}: {error}; choose another folder\n")
+        why = error.strerror if isinstance(error, OSError) else error
+        sys.stderr.write(f"--work-dir {work}: {why}; choose another folder\n")
         return INVALID
     goes_on = f", going on with {job.metadata.name} {job.metadata.uid}" if job.status.last_serial else ""
     sys.stdout.write(f"work folder {folders.work}{goes_on}\n")
