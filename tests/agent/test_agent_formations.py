@@ -9,7 +9,7 @@ from tests.agent.test_inputs import s3_config, upload
 
 from finetune_contract.commits import OutputManifest
 from finetune_contract.config import ModelConfig
-from finetune_contract.failures import FailureReport
+from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import Committed, Exit, Failed, Hello, Inspect, Leaving, MemberPhase, PhaseChanged, Progress
 
 
@@ -49,6 +49,21 @@ async def test_inputs_commits_and_adapter_may_all_lie_in_s3(tmp_path, coordinato
     assert store.list("ckpt/0000aaaa-1111/commit/")
     await begin(config, "b", FINETUNE_CREDENTIALS_DIR=str(keys))
     assert (await coordinator.until_phase("b", MemberPhase.FINISHED)).output == output
+
+
+async def test_a_file_of_the_model_that_changed_between_two_formations_ends_the_member_by_name(tmp_path, coordinator, begin):
+    (member,) = await begin(a_config(tmp_path, training=a_training(max_steps=100_000)), "a")
+    await coordinator.until_phase("a", MemberPhase.READY)
+    for formation in (1, 2):
+        await start_all([member], coordinator, formation=formation)
+        await coordinator.until_phase("a", MemberPhase.TRAINING, formation)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    await start_all([member], coordinator, formation=3)
+    assert await member.child.wait() == 1
+    words = FailureReport.model_validate_json((member.folder / "last-words").read_text())
+    assert words.failure_class is FailureClass.INFRASTRUCTURE
+    assert f"{weights} was changed after it was checked" in words.message
 
 
 async def test_a_member_that_cannot_prepare_says_why_in_the_channel_and_in_its_last_words(tmp_path, coordinator, begin):

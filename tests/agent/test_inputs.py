@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -212,12 +213,13 @@ def test_an_equal_adapter_is_skipped_refused_or_overwritten_as_told(tmp_path):
         run("Fail")
 
 
-def run_child(folder, config, endpoint: str) -> list:
+def run_child(folder, config, endpoint: str, file_bytes=None) -> list:
     write_inputs(folder)
     member = Member(uid="m", folder=folder / "m", config_path=write_config(folder, config), channel=folder, HF_ENDPOINT=endpoint)
     member.environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
-    child = subprocess.run(command, env=member.environment, stdout=subprocess.PIPE, check=True, timeout=30)
+    limit = None if file_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    child = subprocess.run(command, env=member.environment, stdout=subprocess.PIPE, check=True, timeout=30, preexec_fn=limit)
     return [parse_transfer_report(line) for line in child.stdout.splitlines()]
 
 
@@ -246,3 +248,14 @@ def test_what_the_hub_does_not_have_is_named(uri, revision, wanted, tmp_path):
     assert isinstance(failed, TransferFailed)
     assert failed.report.failure_class is FailureClass.USER_ERROR
     assert failed.report.message.startswith(wanted)
+
+
+def test_a_disk_without_room_for_the_model_is_named(tmp_path):
+    """A limit on the size of files stands for the full disk: the same refusal, in the same place."""
+    with a_hub() as endpoint:
+        failed = run_child(tmp_path, a_config(tmp_path, model=ModelConfig(uri="hf://owner/tiny", revision="main")), endpoint, file_bytes=8)[
+            -1
+        ]
+    assert isinstance(failed, TransferFailed)
+    assert failed.report.failure_class is FailureClass.INFRASTRUCTURE
+    assert f"the folder for model and data, {tmp_path}/m/work/cache, is full" in failed.report.message

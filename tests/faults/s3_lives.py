@@ -80,7 +80,8 @@ class S3:
         places = {"checkpoint": {"uri": f"s3://{self.bucket}/checkpoints"}, "output": {"uri": f"s3://{self.bucket}/adapter"}}
         for section, change in changes.items():
             places[section] = places.get(section, {}) | change
-        document = a_fault_document(self.folder, inputs, **places)
+        document = a_fault_document(self.folder, inputs, **{name: change for name, change in places.items() if name != "model"})
+        document["spec"]["model"] |= places.get("model", {})
         document["spec"]["storage"] = {"endpoint": f"http://127.0.0.1:{self.proxy.port}", "region": "us-east-1"}
         return document
 
