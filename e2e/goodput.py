@@ -22,7 +22,7 @@ from tests.faults.ledger import Figures
 
 from e2e import injuries
 from e2e.bench_recovery import ENDLESS
-from e2e.faults import LONGER, Undisturbed, came_through, in_training, strike
+from e2e.faults import Undisturbed, came_through, in_training, strike
 from e2e.fixtures import ROOT, Product
 from e2e.harness.cluster import Cluster
 from e2e.injuries import Hands
@@ -38,7 +38,7 @@ KINDS = {
 CUT_SECONDS = 20.0
 SLOW_STEPS = 3.0  # a gap of more than so many usual steps was a wait, and one step of it was training
 WANTED = {0: 0.85, 1: 0.95}
-CHAOS = LONGER
+CHAOS = {"epochs": 20}
 
 
 @dataclass(frozen=True, kw_only=True)
