@@ -1,12 +1,15 @@
 """`finetune run` as its users meet it: exit codes, messages, Ctrl-C, and a run that goes on where it was stopped."""
 
+import os
 import signal
 import stat
 
 import yaml
 from tests.local.runs import Command, a_document, adapter_sha256
 
-from finetune_operator.local.command import INVALID, RunOptions, run_file
+from finetune_operator.local.command import FAILED, INVALID, RunOptions, run_file
+from finetune_operator.local.folders import MEMORY_FOLDER
+from finetune_operator.local.proc import processes_in
 
 ONE_MEMBER = {"nodes": {"min": 1, "max": 1}}
 
@@ -77,3 +80,16 @@ def test_a_work_folder_that_cannot_be_made_is_named_without_numbers_of_the_syste
     file.write_text(yaml.safe_dump(a_document(tmp_path, model=tmp_path, rows=tmp_path)))
     assert run_file(RunOptions(file=file, work=file / "below-a-file"), {}) == INVALID
     assert capsys.readouterr().err == f"--work-dir {file}/below-a-file: Not a directory; choose another folder\n"
+
+
+def test_a_work_folder_without_room_ends_the_run_in_words_and_leaves_nothing(tmp_path, capsys):
+    file, work = tmp_path / "job.yaml", tmp_path / "work"
+    file.write_text(yaml.safe_dump(a_document(tmp_path, model=tmp_path, rows=tmp_path)))
+    work.mkdir()
+    (work / "job.tmp").symlink_to("/dev/full")
+    before = set(MEMORY_FOLDER.glob("finetune-*"))
+    assert run_file(RunOptions(file=file, work=work, is_plain=True), dict(os.environ)) == FAILED
+    wanted = f"work folder {work}: No space left on device; make room, or choose another folder with --work-dir\n"
+    assert capsys.readouterr().err.endswith(wanted)
+    assert set(MEMORY_FOLDER.glob("finetune-*")) <= before
+    assert processes_in(work) == ()

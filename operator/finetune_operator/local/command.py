@@ -62,7 +62,12 @@ def run_file(options: RunOptions, environment: Mapping[str, str]) -> int:
         return INVALID
     goes_on = f", going on with {job.metadata.name} {job.metadata.uid}" if job.status.last_serial else ""
     sys.stdout.write(f"work folder {folders.work}{goes_on}\n")
-    code = asyncio.run(_run(job, folders, options, environment))
+    try:
+        code = asyncio.run(_run(job, folders, options, environment))
+    except OSError as error:
+        folders.remove_scratch()
+        sys.stderr.write(f"work folder {folders.work}: {error.strerror}; make room, or choose another folder with --work-dir\n")
+        return FAILED
     if code == INTERRUPTED:
         sys.stdout.write(f"go on with: finetune run {options.file} --work-dir {folders.work}\n")
     return code

@@ -24,6 +24,7 @@ class LocalJobs:
         self._job_file, self._status_file, self._on_event = job_file, status_file, on_event
         self._jobs: dict[Key, FineTuneJob] = {}
         self._version = 0
+        self.trouble: OSError | None = None  # why the files are behind
 
     def submit(self, job: FineTuneJob) -> FineTuneJob:
         """Store a new or changed job under a new resource version."""
@@ -60,9 +61,12 @@ class LocalJobs:
         self._version += 1
         metadata = job.metadata.model_copy(update={"resource_version": str(self._version)})
         stored = job.model_copy(update={"metadata": metadata})
-        _replace(self._job_file, stored.model_dump_json(by_alias=True))
-        _replace(self._status_file, render_status(stored.status))
         self._jobs[job.key] = stored
+        try:
+            _replace(self._job_file, stored.model_dump_json(by_alias=True))
+            _replace(self._status_file, render_status(stored.status))
+        except OSError as error:
+            self.trouble = error
         return stored
 
 

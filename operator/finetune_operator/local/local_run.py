@@ -95,6 +95,11 @@ class LocalRun:
         return self.job.status
 
     @property
+    def trouble(self) -> OSError | None:
+        """Why the work folder takes no more."""
+        return self._jobs.trouble
+
+    @property
     def sessions(self) -> tuple[Session, ...]:
         return self._coordinator.observe(self._uid)
 
@@ -151,8 +156,12 @@ class LocalRun:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def wait_end(self, *, deadline_seconds: float | None = None) -> JobStatus:
-        """Until the job is Complete or Failed and its members are gone; the last status."""
-        await self.wait_until("the end of the job", lambda run: run.status.is_ended, deadline_seconds=deadline_seconds)
+        """Until the job is Complete or Failed and its members are gone; the last status. Raises OSError if the folder takes no more."""
+        await self.wait_until(
+            "the end of the job", lambda run: run.status.is_ended or run.trouble is not None, deadline_seconds=deadline_seconds
+        )
+        if self.trouble is not None:
+            raise self.trouble
         with contextlib.suppress(NotReached):
             await self.wait_until("the end of its members", lambda run: not run.members, deadline_seconds=_FAREWELL_SECONDS)
         return self.status
@@ -180,8 +189,11 @@ class LocalRun:
     def _record(self, event: Event) -> None:
         now = self._clock.now()
         self.events.append(event)
-        with self.folders.events.open("a") as log:
-            log.write(f"{now.isoformat(timespec='milliseconds')} {event.type} {event.reason}: {event.message}\n")
+        try:
+            with self.folders.events.open("a") as log:
+                log.write(f"{now.isoformat(timespec='milliseconds')} {event.type} {event.reason}: {event.message}\n")
+        except OSError as error:
+            self._jobs.trouble = error
         if self._hear is not None:
             self._hear(event, now)
 
