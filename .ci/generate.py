@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import import_graph
+from examples import make_rows
 from tests.faults import fault_table
 
 from finetune_operator.api import generated
@@ -18,6 +19,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail on any difference")
     arguments = parser.parse_args()
     files = {**generated.generated_files(), **import_graph.generated_files(), **fault_table.generated_files()}
+    files[make_rows.ROWS.relative_to(ROOT).as_posix()] = make_rows.render_rows()
     differing = [name for name, text in sorted(files.items()) if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
     if arguments.check:
         sys.stdout.writelines(f"{name} is not what `make generate` writes\n" for name in differing)
