@@ -27,7 +27,7 @@ def find_broken(seals: Seals) -> str | None:
         except OSError as error:
             return f"{path} cannot be read any more: {error.strerror}"
         if found != sealed:
-            return f"{path} was changed after it was checked: {found[0]} bytes, then {sealed[0]}"
+            return f"{path} was changed after it was checked"
     return None
 
 
