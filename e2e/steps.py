@@ -21,7 +21,7 @@ from finetune_contract.state import StateId
 
 LOOK_SECONDS = 0.02
 SEARCH_SECONDS = 0.25
-YOUNG_SECONDS = 10.0  # a container's first process is runc's for a moment, with runc's environment
+YOUNG_SECONDS = 60.0  # a container's first process is runc's for a moment, with runc's environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,9 @@ class StepWatch:
         for pid, path in tuple(self._members.items()):
             try:
                 found = read_newest(pid) if path is None else (path, newest_in(path))
-            except OSError:
-                self._members.pop(pid)
+            except (OSError, ValueError):  # it has ended, or the file is just being made larger
+                if not Path(f"/proc/{pid}").exists():
+                    self._members.pop(pid)
                 continue
             if found is not None:
                 self._members[pid] = found[0]
