@@ -21,7 +21,6 @@ from examples.make_tiny_model import make_tiny_model
 from tests.trainer.formations import ROOT, a_config, an_order
 from tests.trainer.gang import free_port
 
-from finetune_agent.memory_file import open_memory_file
 from finetune_agent.upload_messages import Follow
 from finetune_contract.config import JobConfig
 from finetune_contract.messages import render_message
@@ -119,7 +118,7 @@ def train_watched(folder: Path, model: Path, *, interval_seconds: float, block_s
         training={"maxSteps": 100_000, "epochs": 1000, "globalBatchSize": 4, "maxSequenceLength": 128, "learningRate": 1e-4},
         checkpoint={"uri": f"file://{folder}/checkpoints", "minIntervalSeconds": interval_seconds},
     )
-    slots_fd = open_memory_file(Path("/dev/shm") / f"finetune-bench-{os.getpid()}")
+    slots_fd = os.memfd_create("finetune-slots")
     order = an_order(config, folder, slots_fd=slots_fd, master_port=free_port())
     (folder / "order.json").write_text(order.model_dump_json())
     log = folder / "steps.jsonl"
