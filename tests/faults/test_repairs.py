@@ -4,7 +4,7 @@ import asyncio
 import signal
 
 import pytest
-from tests.faults.lives import LONG, NUM_STEPS, a_fault_document, judge, live, manifests, tell
+from tests.faults.lives import NUM_STEPS, a_fault_document, judge, live, manifests, tell
 from tests.local.runs import a_run
 
 from finetune_operator.local.proc import processes_in
@@ -167,6 +167,6 @@ async def test_formations_of_2_1_3_and_2_members_give_the_bytes_of_2(undisturbed
                 ),
             )
 
-    document = a_fault_document(tmp_path, inputs, training={"maxSteps": LONG}, resources={"nodes": {"min": 1, "max": 2}})
+    document = a_fault_document(tmp_path, inputs, training={"maxSteps": 400}, resources={"nodes": {"min": 1, "max": 2}})
     life = await live(tmp_path, document, disturb)
-    judge(life, await undisturbed_of(LONG), figures, max_lost_steps=0, is_warned=True)
+    judge(life, await undisturbed_of(400), figures, max_lost_steps=0, is_warned=True)
