@@ -2,7 +2,7 @@
 
 Local rows: two members of one process each on this machine, steps timed by the workers themselves. torchrun trains the same tiny Qwen3 and
 goes on from a checkpoint that it wrote to disk every 20 steps; its figures contain no pod and no scheduler, and neither do the local ones.
-The cluster's rows come, as root, from e2e/bench_recovery.py.
+What snapshots cost comes from bench_training.py, the cluster's rows, as root, from e2e/bench_recovery.py.
 """
 
 import argparse
@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.make_tiny_model import make_tiny_model
+from tests.faults.bench_training import measure_snapshots
 from tests.faults.lives import Scene, a_fault_document, manifests, staged, tell
 from tests.faults.peer import measure_torchrun
 from tests.faults.worker import DEADLOCK_SIGNAL
 from tests.local.runs import ROOT, ROWS
 
 STEPS_BETWEEN = 8
+SNAPSHOT_SECONDS = 240.0
 LONG = {"training": {"maxSteps": 100_000, "epochs": 100_000, "evalEverySteps": None}, "dataset": {"evalFraction": 0}}
 HEADING = "| fault | n | next step, p50 | p95 | wanted | lost steps, p50 / most |\n|---|---|---|---|---|---|\n"
 TORCHRUN = "torchrun --nnodes 2 --max-restarts 100, worker killed with -9"
@@ -108,6 +110,18 @@ def local_rows(faults: tuple[Fault, ...], inputs: Path, repeats: int) -> None:
         show(asyncio.run(measure(fault, inputs=inputs, repeats=repeats)))
 
 
+def snapshot_rows(seconds: float) -> None:
+    """Not a time to a next step but to this one: what the state that makes it short costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_snapshots(Path(folder), seconds=seconds)
+    wanted = ("5 ms", "0.5 %")
+    show(
+        "".join(
+            f"| snapshots: {row.name} | {row.n} | {row.p50} | {row.p95} | {limit} | - |\n" for row, limit in zip(rows, wanted, strict=True)
+        )
+    )
+
+
 def cluster_rows(repeats: int) -> None:
     """Rows of the table that e2e/bench_recovery.py prints."""
     command = [sys.executable, "-m", "pytest", "e2e/bench_recovery.py", "-s", "--repeats", str(repeats)]
@@ -124,7 +138,9 @@ def show(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--only", default="", help="rows whose name has this word: one of the local faults, torchrun, or cluster")
+    parser.add_argument(
+        "--only", default="", help="rows whose name has this word: one of the local faults, torchrun, snapshots, or cluster"
+    )
     arguments = parser.parse_args()
     chosen = tuple(fault for fault in FAULTS if arguments.only in fault.name)
     show(HEADING)
@@ -136,6 +152,8 @@ def main() -> int:
         if arguments.only in TORCHRUN:
             seconds, lost = measure_torchrun(inputs, arguments.repeats)
             show(render(TORCHRUN, seconds, "-", lost))
+    if arguments.only in "snapshots":
+        snapshot_rows(SNAPSHOT_SECONDS)
     if os.geteuid() == 0 and arguments.only in "cluster":
         cluster_rows(arguments.repeats)
     return 0

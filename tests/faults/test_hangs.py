@@ -32,3 +32,21 @@ async def test_a_hang_is_found_in_time_and_its_culprit_named(what, rank, undistu
 
 def harmed_file(folder):
     return folder / "steps.harmed"
+
+
+@pytest.mark.fault(14)
+async def test_a_slow_rank_is_named_and_training_goes_on(undisturbed_of, inputs, tmp_path, figures):
+    named = []
+
+    async def disturb(scene):
+        await scene.until("the harm", lambda _run: harmed_file(tmp_path).exists(), deadline_seconds=90)
+        scene.strike(is_warned=True)
+        named.append(await scene.until("a straggler", lambda run: run.status.progress.straggler))
+
+    document = a_fault_document(tmp_path, inputs, training={"maxSteps": 2 * NUM_STEPS})
+    life = await live(tmp_path, document, disturb, plan=Plan(what="slowness", rank=1, step=20))
+    judge(life, await undisturbed_of(2 * NUM_STEPS), figures, max_lost_steps=0, is_warned=True)
+    assert (named[0].rank, named[0].member.rpartition("-")[2]) == (1, "2")
+    assert named[0].step_share > 0.5
+    assert life.status.last_formation == 1
+    assert any("slows" in event for event in life.events), life.events

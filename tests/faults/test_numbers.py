@@ -61,6 +61,15 @@ async def test_a_broken_device_costs_a_new_process(undisturbed, inputs, tmp_path
     assert life.tells("WorkerFailed", "rank 1", "illegal memory access")
 
 
+@pytest.mark.fault(17)
+async def test_a_device_that_breaks_twice_costs_a_new_member(undisturbed, inputs, tmp_path, figures):
+    plan = Plan(what="broken device", rank=1, step=MIDDLE, times=2)
+    life = await live(tmp_path, a_fault_document(tmp_path, inputs), harm(tmp_path), plan=plan)
+    judge(life, undisturbed, figures, crashes=2)
+    assert life.status.last_serial == 3
+    assert life.tells("MemberLost", "its device failed in 2 formations in a row")
+
+
 @pytest.mark.fault(18)
 async def test_a_loss_that_was_not_finite_once_is_replayed(undisturbed, inputs, tmp_path, figures):
     plan = Plan(what="not finite", rank=1, step=MIDDLE)
