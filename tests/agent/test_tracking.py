@@ -17,7 +17,7 @@ from finetune_agent.stores import StoreUnavailable
 from finetune_agent.tracker import Tracker
 from finetune_agent.tracking import Tracking
 from finetune_agent.tracking_check import check_tracking
-from finetune_contract.config import TrackingConfig
+from finetune_contract.config import JobConfig, TrackingConfig
 from finetune_contract.failures import TrainingError
 from finetune_contract.messages import Progress
 
@@ -147,3 +147,8 @@ async def until(is_so, seconds: float = 60) -> None:
 def test_the_agent_itself_never_imports_the_package():
     program = "import sys, finetune_agent.agent, finetune_agent.tracker; assert 'wandb' not in sys.modules"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", program]) == 0
+
+
+def test_a_configuration_from_before_there_was_tracking_tells_nobody(tmp_path):
+    written = a_config(tmp_path).model_dump(exclude={"tracking"})
+    assert JobConfig.model_validate(written).tracking.report_to == ()

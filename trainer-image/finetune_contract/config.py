@@ -98,12 +98,15 @@ class StorageConfig(Value):
 
 
 class TrackingConfig(Value):
-    """Who is told about every step. The key comes from a file or the environment, never from here."""
+    """Who is told about every step. The key comes from a file or the environment, never from here.
 
-    report_to: tuple[Literal["wandb"], ...]
-    project: str
-    entity: str | None
-    endpoint: str | None
+    A configuration of the contract before has no such section: nobody is told.
+    """
+
+    report_to: tuple[Literal["wandb"], ...] = ()
+    project: str = ""
+    entity: str | None = None
+    endpoint: str | None = None
 
 
 class JobConfig(Value):
@@ -119,7 +122,7 @@ class JobConfig(Value):
     checkpoint: CheckpointConfig
     output: OutputConfig
     storage: StorageConfig
-    tracking: TrackingConfig
+    tracking: TrackingConfig = TrackingConfig()
 
     def trajectory_digest(self) -> str:
         """SHA-256 (hex) of what decides the bytes of the adapter; places, gang size and names are left out."""

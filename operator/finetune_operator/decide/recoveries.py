@@ -9,7 +9,7 @@ from finetune_operator.decide.trouble import Trouble
 
 KEPT = 10
 DEVICE_ERRORS = 2  # in a row
-INSPECT_SECONDS = 1.0
+INSPECT_SECONDS = 0.5
 
 
 def of_formation(status: JobStatus, number: int) -> Recovery | None:
