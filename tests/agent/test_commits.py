@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 
 import pytest
 from tests.agent.builders import UID, a_config, a_snapshot, write_snapshot
@@ -63,7 +64,7 @@ def test_pruning_keeps_the_newest_and_what_was_resumed_from(log, slots, config):
     assert len(log.store.list(f"{UID}/state/")) == 3
 
 
-@pytest.mark.parametrize("damage", ["state missing", "state damaged", "state short", "manifest damaged"])
+@pytest.mark.parametrize("damage", ["state missing", "state damaged", "state short", "manifest damaged", "manifest says another position"])
 def test_a_damaged_commit_is_named(damage, log, slots, config):
     state_id = a_snapshot(slots, config, step=3).state_id
     log.write(slots.read_newest())
@@ -71,6 +72,11 @@ def test_a_damaged_commit_is_named(damage, log, slots, config):
         log.store.delete(state_key(UID, state_id))
     elif damage == "manifest damaged":
         log.store.put(manifest_key(UID, state_id), b"{")
+    elif damage == "manifest says another position":
+        whole = log.store.get(manifest_key(UID, state_id))
+        other = re.sub(rb'"rows_consumed":(\d+)', rb'"rows_consumed":1\1', whole)
+        assert other != whole
+        log.store.put(manifest_key(UID, state_id), other)
     else:
         log.store.put(state_key(UID, state_id), bytes(96 if damage == "state damaged" else 95))
     with pytest.raises(CommitInvalid, match="f000001-000000003"):

@@ -20,7 +20,7 @@ from tests.faults.lives import Life, a_fault_document, sample_digest
 from tests.faults.store_proxy import StoreProxy, proxied
 from tests.local.runs import a_run
 
-from finetune_contract.commits import CommitManifest
+from finetune_contract.commits import parse_manifest
 from finetune_operator.local.local_run import LocalRun
 from finetune_operator.local.members import LocalMember
 from finetune_operator.local.proc import processes_in
@@ -118,7 +118,7 @@ class S3:
         num_found = 0
         for key in self.manifests():
             told = self.get(key)
-            manifest = None if told is None else CommitManifest.model_validate_json(told)
+            manifest = None if told is None else parse_manifest(told)
             state = self.get(state_of(key))
             if manifest is None or (state is None and self.get(key) is None):  # pruned between the listing and the reading
                 continue

@@ -7,7 +7,7 @@ from zlib import crc32
 import pytest
 from tests.faults.lives import NUM_STEPS, a_fault_document, judge, live, manifests
 
-from finetune_contract.commits import CommitManifest
+from finetune_contract.commits import parse_manifest
 from finetune_operator.local.proc import processes_in
 
 MIDDLE = NUM_STEPS // 2
@@ -77,7 +77,7 @@ def check_commits(folder):
     found = 0
     for file in manifests(folder):
         try:
-            manifest = CommitManifest.model_validate_json(file.read_text())
+            manifest = parse_manifest(file.read_bytes())
             state = (file.parents[1] / "state" / f"{file.stem}.bin").read_bytes()
         except FileNotFoundError:  # pruned between the listing and the reading
             continue

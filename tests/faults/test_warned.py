@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.faults.lives import LONG, NUM_STEPS, a_fault_document, judge, leave, live, manifests
 
-from finetune_contract.commits import CommitManifest
+from finetune_contract.commits import parse_manifest
 from finetune_operator.reconcile.ports import Refused
 
 MIDDLE = NUM_STEPS // 2
@@ -60,7 +60,7 @@ async def test_a_notice_is_used_until_the_kill_that_follows_it(grace_seconds, un
 
 
 def newest_committed(folder):
-    return max((CommitManifest.model_validate_json(file.read_text()).state.step for file in manifests(folder)), default=0)
+    return max((parse_manifest(file.read_bytes()).state.step for file in manifests(folder)), default=0)
 
 
 async def in_preparation(scene):

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from finetune_agent.stores import ObjectMissing, ObjectStore
-from finetune_contract.commits import LAYOUT_VERSION, CommitManifest, manifest_key, manifest_prefix, parse_manifest_key, state_key
+from finetune_contract.commits import (
+    LAYOUT_VERSION,
+    CommitManifest,
+    manifest_key,
+    manifest_prefix,
+    parse_manifest,
+    parse_manifest_key,
+    render_manifest,
+    state_key,
+)
 from finetune_contract.slots import Snapshot
 from finetune_contract.state import InputDigests, StateId
 
@@ -37,7 +46,7 @@ class CommitLog:
             crc32=snapshot.crc32,
             record=snapshot.record,
         )
-        self.store.put(key, manifest.model_dump_json().encode(), if_absent=True)
+        self.store.put(key, render_manifest(manifest), if_absent=True)
         return key
 
     def states(self) -> tuple[StateId, ...]:
@@ -64,9 +73,12 @@ class CommitLog:
     def _read_manifest(self, state: StateId) -> CommitManifest:
         key = manifest_key(self.job_uid, state)
         try:
-            manifest = CommitManifest.model_validate_json(self.store.get(key))
-        except (ValidationError, ObjectMissing) as error:
-            raise CommitInvalid(f"{key} is not a manifest: {type(error).__name__}") from error
+            manifest = parse_manifest(self.store.get(key))
+        except ObjectMissing as error:
+            raise CommitInvalid(f"{key} is missing") from error
+        except ValueError as error:
+            why = type(error).__name__ if isinstance(error, ValidationError) else error
+            raise CommitInvalid(f"{key} is not a manifest: {why}") from error
         if manifest.layout_version != LAYOUT_VERSION or manifest.state != state:
             raise CommitInvalid(f"{key} has layout {manifest.layout_version} and state {manifest.state}, wanted {LAYOUT_VERSION}, {state}")
         if manifest.record.config_digest != self.config_digest:

@@ -2,9 +2,12 @@
 
 <checkpoint.uri>/<job uid>/state/f<formation:06d>-<step:09d>.bin     flat fp32 (adapter, m, v), immutable
 <checkpoint.uri>/<job uid>/commit/f<formation:06d>-<step:09d>.json   the manifest, written last, If-None-Match: *
+
+The manifest is JSON whose first field seals the bytes after it: a flipped bit in the run record must not become another position.
 """
 
 import re
+import zlib
 
 from finetune_contract.state import InputDigests, RunRecord, StateId
 from finetune_contract.values import Value
@@ -39,6 +42,26 @@ class CommitManifest(Value):
     num_bytes: int
     crc32: int
     record: RunRecord
+
+
+def render_manifest(manifest: CommitManifest) -> bytes:
+    rest = manifest.model_dump_json().encode()[1:]
+    return _seal(rest) + rest
+
+
+def parse_manifest(body: bytes) -> CommitManifest:
+    """Raises ValueError for what is no manifest, and for one that is not as it was written."""
+    seal, rest = body[:_SEAL_CHARS], body[_SEAL_CHARS:]
+    if seal != _seal(rest):
+        raise ValueError("its seal does not fit its bytes")
+    return CommitManifest.model_validate_json(b"{" + rest)
+
+
+def _seal(rest: bytes) -> bytes:
+    return b'{"seal":"%08x",' % zlib.crc32(rest)
+
+
+_SEAL_CHARS = len(_seal(b""))
 
 
 class OutputFile(Value):
