@@ -63,7 +63,7 @@ async def test_a_broken_device_costs_a_new_process(undisturbed, inputs, tmp_path
 
 @pytest.mark.fault(17)
 async def test_a_device_that_breaks_twice_costs_a_new_member(undisturbed, inputs, tmp_path, figures):
-    plan = Plan(what="broken device", rank=1, step=MIDDLE, times=2)
+    plan = Plan(what="broken device", serial=2, step=MIDDLE, times=2)
     life = await live(tmp_path, a_fault_document(tmp_path, inputs), harm(tmp_path), plan=plan)
     judge(life, undisturbed, figures, crashes=2)
     assert life.status.last_serial == 3

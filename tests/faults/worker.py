@@ -29,10 +29,14 @@ DEADLOCK_SIGNAL = signal.SIGUSR2
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`what` is done to `rank` when it begins step `step`, `times` times in the life of the job (None: always)."""
+    """`what` is done to `rank` when it begins step `step`, `times` times in the life of the job (None: always).
+
+    With `serial` it is done to the ranks of this member, whatever they are: ranks change from formation to formation.
+    """
 
     what: str
-    rank: int
+    rank: int | None = None
+    serial: int | None = None
     step: int
     times: int | None = 1
 
@@ -87,13 +91,18 @@ def follow(plan: Plan, order: RunOrder, log: Path) -> None:
     gradient = GradientPass.gradient
 
     def harmed(self: GradientPass, step: StepBatch) -> tuple[torch.Tensor, float]:
-        is_meant = int(os.environ["RANK"]) == plan.rank and step.index + 1 == plan.step and may_do(plan, log)
-        if is_meant:
+        if is_meant(plan, order) and step.index + 1 == plan.step and may_do(plan, log):
             note(log)
             HARMS[plan.what](order, self)
         return gradient(self, step)
 
     GradientPass.gradient = harmed
+
+
+def is_meant(plan: Plan, order: RunOrder) -> bool:
+    if plan.serial is not None:
+        return f"-{plan.serial}/" in order.cache_dir  # below the folder of the member, which has its name
+    return int(os.environ["RANK"]) == plan.rank
 
 
 def may_do(plan: Plan, log: Path) -> bool:
