@@ -365,3 +365,11 @@ def test_the_cause_explains_the_report_of_its_victim_also_when_it_comes_later() 
     killed = replace(seen, job=a_job(status=first), pods=(a_pod(1), a_pod(2, phase=PodPhase.FAILED, exit_code=137, is_oom_killed=True)))
     amended = decide(killed).status
     assert [(recovery.failure_class, recovery.member) for recovery in amended.recoveries] == [("OutOfMemory", "bot-ab12-2")]
+
+
+def test_a_device_error_stays_one_when_its_member_is_taken_away_for_it() -> None:
+    broken = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="device error: illegal memory access", rank=1)
+    seen = observed(sessions=(a_session(1), a_session(2, phase=MemberPhase.FAILED, failure=broken, failed_formation=1)))
+    first = decide(seen).status
+    after = decide(replace(seen, job=a_job(status=first), pods=(a_pod(1),))).status
+    assert [recovery.failure_class for recovery in after.recoveries] == ["Infrastructure"]

@@ -7,7 +7,7 @@ ordered --first step--> training --trouble--> over --gang ready--> the next one
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from finetune_contract.failures import FailureClass
+from finetune_contract.failures import DEVICE_ERROR, FailureClass
 from finetune_contract.state import newest_state
 from finetune_operator.api.status import FormationEntry, JobStatus, Pinned, PinnedInputs, Recovery
 from finetune_operator.decide import recoveries
@@ -98,9 +98,9 @@ def stop_a_formation_that_lost_a_member(gang: Gang, answer: FormationAnswer, tro
 
 
 def _explains_more(trouble: Trouble, known: Recovery) -> bool:
-    """A loss explains every crash; a cause explains what its victims saw."""
+    """A loss explains processes that ended or stood still, and nothing else; a cause explains what its victims saw."""
     if trouble.failure_class is FailureClass.DISRUPTED:
-        return known.failure_class != FailureClass.DISRUPTED
+        return known.failure_class in {FailureClass.INFRASTRUCTURE, FailureClass.HANG} and DEVICE_ERROR not in known.reason
     return recoveries.is_of_a_victim(known) and not trouble.is_victim
 
 
