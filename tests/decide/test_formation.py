@@ -11,6 +11,7 @@ from tests.builders.observed import (
     a_job,
     a_pending_pod,
     a_pod,
+    a_recovery,
     a_session,
     ago,
     gang_of,
@@ -368,8 +369,8 @@ def test_the_cause_explains_the_report_of_its_victim_also_when_it_comes_later() 
 
 
 def test_a_device_error_stays_one_when_its_member_is_taken_away_for_it() -> None:
-    broken = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="device error: illegal memory access", rank=1)
-    seen = observed(sessions=(a_session(1), a_session(2, phase=MemberPhase.FAILED, failure=broken, failed_formation=1)))
-    first = decide(seen).status
-    after = decide(replace(seen, job=a_job(status=first), pods=(a_pod(1),))).status
-    assert [recovery.failure_class for recovery in after.recoveries] == ["Infrastructure"]
+    broken = a_recovery(
+        failure_class="Infrastructure", reason="rank 1 on bot-ab12-2: device error: illegal memory access", member="bot-ab12-2"
+    )
+    seen = observed(job=a_job(status=over_status(recoveries=(broken,))), pods=(a_pod(1),), sessions=(a_session(1, **STOPPED),))
+    assert [recovery.failure_class for recovery in decide(seen).status.recoveries] == ["Infrastructure"]
