@@ -29,18 +29,19 @@ def make_tiny_model(
     num_layers: int = 2,
     vocab_size: int = 1024,
     with_chat_template: bool = True,
+    rows: Path = ROWS,
 ) -> Path:
-    """Write config, weights (safetensors) and tokenizer into `folder`; the same arguments give the same bytes."""
+    """Write config, weights (safetensors) and tokenizer, trained on `rows`, into `folder`; the same arguments give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _train_tokenizer(_texts(), vocab_size, with_chat_template)
+    tokenizer = _train_tokenizer(_texts(rows), vocab_size, with_chat_template)
     tokenizer.save_pretrained(folder)
     model = _make_model(architecture, seed, hidden_size, num_layers, len(tokenizer))
     model.save_pretrained(folder)
     return folder
 
 
-def _texts() -> list[str]:
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+def _texts(file: Path) -> list[str]:
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
     return [message["content"] for row in rows for message in row["messages"]]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from examples.make_tiny_model import make_tiny_model
-from tests.local.runs import a_document, a_run, adapter_sha256, write_rows
+from tests.local.runs import ROWS, a_document, a_run, adapter_sha256, write_rows
 
 
 @pytest.fixture(scope="session")
@@ -10,9 +10,9 @@ def inputs(tmp_path_factory):
     """Folder with rows.jsonl and the models qwen3, llama and untemplated."""
     folder = tmp_path_factory.mktemp("inputs")
     write_rows(folder / "rows.jsonl")
-    make_tiny_model(folder / "qwen3", hidden_size=32)
-    make_tiny_model(folder / "llama", architecture="llama", hidden_size=32)
-    make_tiny_model(folder / "untemplated", hidden_size=32, with_chat_template=False)
+    make_tiny_model(folder / "qwen3", hidden_size=32, rows=ROWS)
+    make_tiny_model(folder / "llama", architecture="llama", hidden_size=32, rows=ROWS)
+    make_tiny_model(folder / "untemplated", hidden_size=32, with_chat_template=False, rows=ROWS)
     return folder
 
 

@@ -19,7 +19,7 @@ from finetune_operator.local.prepare import identify
 from finetune_operator.local.proc import processes_in
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = ROOT / "examples" / "support" / "rows.jsonl"
+ROWS = ROOT / "tests" / "data" / "rows.jsonl"
 NAME = "tiny"
 NUM_STEPS = 96  # long enough that half way is told before the end: progress comes twice a second
 

@@ -11,7 +11,7 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "rows.jsonl").write_text("".join(ROWS.read_text().splitlines(keepends=True)[:60]))
     for architecture in ARCHITECTURES:
-        make_tiny_model(folder / architecture, architecture=architecture, hidden_size=32, vocab_size=512)
+        make_tiny_model(folder / architecture, architecture=architecture, hidden_size=32, vocab_size=512, rows=ROWS)
     return folder
 
 
