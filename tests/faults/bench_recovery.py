@@ -26,7 +26,7 @@ from tests.local.runs import ROOT, ROWS
 
 STEPS_BETWEEN = 8
 SNAPSHOT_SECONDS = 240.0
-LONG = {"training": {"maxSteps": 100_000, "epochs": 100_000, "evalEverySteps": None}, "dataset": {"evalFraction": 0}}
+LONG = {"training": {"maxSteps": 100_000, "epochs": 1000, "evalEverySteps": None}, "dataset": {"evalFraction": 0}}
 HEADING = "| fault | n | next step, p50 | p95 | wanted | lost steps, p50 / most |\n|---|---|---|---|---|---|\n"
 TORCHRUN = "torchrun --nnodes 2 --max-restarts 100, worker killed with -9"
 
