@@ -11,7 +11,7 @@ WEIGHTS = dict.fromkeys(KINDS, 1) | {"worker killed": 12, "SIGTERM to a member":
 
 def main() -> int:
     arguments = parse(__doc__, "--minutes", 20.0)
-    campaign = Campaign(name="chaos", seed=arguments.seed, kinds=WEIGHTS, seconds_between=(15, 60), num_steps=2000)
+    campaign = Campaign(name="chaos", seed=arguments.seed, kinds=WEIGHTS, seconds_between=(15, 60), num_steps=1200)
     started = time.monotonic()
 
     def minutes() -> float:

@@ -212,6 +212,7 @@ def finish(campaign: Campaign, tally: Tally, minutes: float) -> int:
 
 
 def parse(description: str, amount: str, default: float) -> argparse.Namespace:
+    sys.stdout.reconfigure(line_buffering=True)  # whoever waits for 20 minutes wants to see them go by
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(amount, type=type(default), default=default)
     parser.add_argument("--seed", type=int, default=int(time.time()))
