@@ -31,7 +31,7 @@ demo: $(STAMP) ## a LoRA adapter on this machine, with a worker killed half way
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## every test that needs no cluster, with the fast ones of the faults
-	$(BIN)/python -m pytest tests -m "fast or not fault"
+	$(BIN)/python -m pytest tests -m "fast or not fault" -n 2 --dist loadfile
 
 check: $(STAMP) ## format, lint, types, import layers, budgets
 	$(BIN)/ruff format --check --quiet $(CODE)
