@@ -7,6 +7,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,32 @@ class Product:
         """Force-delete the operator's pod; its Deployment brings a new one."""
         for pod in self.operator_pods():
             self.kubectl.within(SYSTEM).run("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+
+    def leader(self) -> JsonObject:
+        """The pod that holds the lease."""
+
+        def find() -> JsonObject | None:
+            lease = self.kubectl.within(SYSTEM).get("lease", "finetune-operator")
+            holder = lease["spec"].get("holderIdentity") if lease else None
+            return next((pod for pod in self.operator_pods() if pod["metadata"]["name"] == holder), None)
+
+        found: JsonObject = wait_until("a leader", find, deadline_seconds=60)
+        return found
+
+    @contextmanager
+    def replicas(self, number: int) -> Iterator[None]:
+        """So many operators, all ready, for a block; then one again."""
+        self._scale(number)
+        try:
+            yield
+        finally:
+            self._scale(1)
+
+    def _scale(self, number: int) -> None:
+        system, selector = self.kubectl.within(SYSTEM), f"app.kubernetes.io/instance={RELEASE}"
+        system.run("scale", "deployment", "-l", selector, f"--replicas={number}")
+        system.run("rollout", "status", "deployment", "-l", selector, "--timeout=90s")
+        wait_until(f"{number} operators", lambda: len(self.operator_pods()) == number, deadline_seconds=60)
 
     def _helm(self, *arguments: str) -> None:
         command = [str(self.helm), "--kubeconfig", str(self.kubectl.kubeconfig), *arguments]
