@@ -7,6 +7,8 @@ UV := .venv-tools/bin/uv
 # pyenv hides versions that are installed but not chosen behind shims that fail; name such an interpreter by its path.
 INTERPRETER := $(firstword $(wildcard $(HOME)/.pyenv/versions/$(PYTHON).*/bin/python) $(PYTHON))
 CODE := operator trainer-image tests e2e examples .ci
+# 0: one test after the other, for machines that others use too.
+TEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 .DEFAULT_GOAL := help
@@ -31,7 +33,7 @@ demo: $(STAMP) ## a LoRA adapter on this machine, with a worker killed half way
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## every test that needs no cluster, with the fast ones of the faults
-	$(BIN)/python -m pytest tests -m "fast or not fault" -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m "fast or not fault" -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP) ## format, lint, types, import layers, budgets
 	$(BIN)/ruff format --check --quiet $(CODE)
