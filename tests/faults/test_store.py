@@ -85,10 +85,7 @@ async def test_21_some_requests_are_answered_500_or_503(percent, store, undistur
         await pauses.watch(run)
 
     life = await store.live(store.document(inputs), disturb)
-    assert_undisturbed(life, undisturbed)
-    assert life.status.last_formation == 1
-    assert pauses.longest < LONGEST_PAUSE_SECONDS
-    figures.tell(seconds=pauses.longest, lost_steps=0, same_bytes=True)
+    assert_never_paused(life, undisturbed, pauses, figures)
 
 
 @pytest.mark.fault(21)
@@ -132,10 +129,7 @@ async def test_21_the_store_is_away_for_a_minute_and_the_adapter_waits_for_it(st
         await store.proxy.open()
 
     life = await store.live(store.document(inputs), disturb)
-    assert_undisturbed(life, undisturbed)
-    assert life.status.last_formation == 1
-    assert pauses.longest < LONGEST_PAUSE_SECONDS
-    figures.tell(seconds=pauses.longest, lost_steps=0, same_bytes=True)
+    assert_never_paused(life, undisturbed, pauses, figures)
 
 
 @pytest.mark.fault(21)
@@ -283,3 +277,11 @@ async def test_24_a_store_that_ignores_conditions_is_said_at_the_start_and_two_f
     assert store.check_commits() > 0
     assert not any("if-none-match" in request.headers for request in store.proxy.requests if request.is_state)
     figures.tell(seconds=life.status.recoveries[0].total_seconds, lost_steps=lost_steps(life.status), same_bytes=True)
+
+
+def assert_never_paused(life, undisturbed, pauses, figures):
+    """One formation from the first step to the last, and no step waited for the store."""
+    assert_undisturbed(life, undisturbed)
+    assert life.status.last_formation == 1
+    assert pauses.longest < LONGEST_PAUSE_SECONDS
+    figures.tell(seconds=pauses.longest, lost_steps=0, same_bytes=True)

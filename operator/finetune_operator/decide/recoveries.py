@@ -64,8 +64,8 @@ def note_order(status: JobStatus, before: FormationEntry, crew: tuple[Member, ..
     sessions = {member.serial: member.session for member in crew if member.session is not None}
     survivors = [session for serial, session in sessions.items() if serial in before.serials and session.phase not in WORKING]
     newcomers = [session for serial, session in sessions.items() if serial not in before.serials]
-    stopped_at = _latest(record.at, *(session.phase_at for session in survivors if session.formation == before.number))
-    there_at = _latest(stopped_at, *(session.changed_at for session in newcomers))
+    stopped_at = max((record.at, *(session.phase_at for session in survivors if session.formation == before.number)))
+    there_at = max((stopped_at, *(session.changed_at for session in newcomers)))
     ordered = record.model_copy(
         update={
             "stop_seconds": _seconds(record.at, min(stopped_at, now)),
@@ -110,10 +110,6 @@ def _since_last_step(gang: Gang) -> float | None:
     sessions = [member.session for member in gang.crew if member.session is not None]
     times = [session.progressed_at for session in sessions if session.progressed_at is not None]
     return None if not times else _seconds(max(times), gang.now)
-
-
-def _latest(first: datetime, *others: datetime) -> datetime:
-    return max(first, *others) if others else first
 
 
 def _seconds(start: datetime, end: datetime) -> float:
