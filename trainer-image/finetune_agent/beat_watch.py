@@ -9,7 +9,7 @@ from finetune_contract.run_order import WorkerPhase
 # Seconds without a beat. Loading reads a base model; the first step compiles kernels and opens collectives.
 DEADLINE_SECONDS = {"loading": 600.0, "first_step": 120.0, "training": 30.0, "evaluating": 120.0, "exporting": 300.0}
 _PATIENCE = 3  # times the longest gap that was seen while training
-_KNOWN_PACE_SECONDS = 5.0  # the deadline of training once its pace is known
+_KNOWN_PACE_SECONDS = 4.5  # the deadline of training once its pace is known: with a tick and the stacks, 5 s until it is told
 _BEATS_FOR_PACE = 8
 _WAITING_SECONDS = 2.0  # that a rank waiting for its peers is silent longer: the agent of the one to blame speaks first
 
@@ -47,7 +47,7 @@ class BeatWatch:
         if seconds <= deadline + (0.0 if is_to_blame else _WAITING_SECONDS):
             return None
         what = "hangs: no beat" if is_to_blame else "waits for its peers, and none of them says why: no beat"
-        message = f"rank {rank} {what} for {seconds:.0f} s in phase {self._phase} (deadline {deadline:.0f} s); stacks are in the log"
+        message = f"rank {rank} {what} for {seconds:.0f} s in phase {self._phase} (deadline {deadline:g} s); stacks are in the log"
         return FailureReport(failure_class=FailureClass.HANG, message=message, rank=rank)
 
     def _deadline(self) -> float:

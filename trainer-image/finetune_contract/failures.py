@@ -49,11 +49,6 @@ def is_peer_lost(report: FailureReport) -> bool:
     return report.failure_class is FailureClass.INFRASTRUCTURE and report.signal is None and PEER_LOST in report.message
 
 
-def is_device_error(report: FailureReport) -> bool:
-    """The process could only end; whether the device is broken shows when it happens again."""
-    return report.failure_class is FailureClass.INFRASTRUCTURE and report.message.startswith(DEVICE_ERROR)
-
-
 class TrainingError(Exception):
     """A failure with a class: raised by trainer and agent, it crosses processes as a FailureReport."""
 

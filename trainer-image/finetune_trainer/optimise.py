@@ -16,13 +16,17 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class FlatState:
-    """Adapter weights, moments and gradient as flat vectors; the model's parameters are views of `weights_P` and `gradient_P`."""
+    """Adapter weights, moments and gradient as flat vectors; the model's parameters are views of `weights_P` and `gradient_P`.
+
+    `is_lent`: a snapshot may be reading it, and nobody may change it (snapshots.py).
+    """
 
     def __init__(self, adapters: dict[str, nn.Parameter], device: torch.device) -> None:
         self.num_parameters = sum(parameter.numel() for parameter in adapters.values())
         self.state_3P = torch.zeros(3 * self.num_parameters, dtype=torch.float32, device=device)
         self.weights_P, self.mean_P, self.square_P = self.state_3P.split(self.num_parameters)
         self.gradient_P = torch.zeros_like(self.weights_P)
+        self.is_lent = False
         offset = 0
         for parameter in adapters.values():
             place = slice(offset, offset + parameter.numel())
@@ -68,6 +72,7 @@ def clip(gradient_P: torch.Tensor, max_norm: float) -> float:
 
 def update(state: FlatState, gradient_P: torch.Tensor, *, step: int, rate: float, weight_decay: float) -> None:
     """One AdamW step in place; `step` counts from 1."""
+    assert not state.is_lent, "an update would tear the snapshot that is being written"
     state.mean_P.lerp_(gradient_P, 1 - _BETA1)
     state.square_P.mul_(_BETA2).addcmul_(gradient_P, gradient_P, value=1 - _BETA2)
     root = (state.square_P / (1 - _BETA2**step)).sqrt_().add_(_EPSILON)

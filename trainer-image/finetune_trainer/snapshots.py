@@ -25,7 +25,7 @@ class Snapshots:
     """The slots of this member as its first rank writes them; on other ranks they are read by nobody and written by nobody."""
 
     def __init__(self, order: RunOrder, ranks: Ranks, state: FlatState) -> None:
-        self._formation, self._state_3P = order.formation, state.state_3P
+        self._formation, self._state, self._state_3P = order.formation, state, state.state_3P
         self._slots: SlotFile | None = None
         self._pending: Future[None] | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -47,6 +47,7 @@ class Snapshots:
         self.wait()
         if self._slots is None:
             return
+        self._state.is_lent = True
         if self._host_3P.nbytes <= _AT_ONCE_BYTES:
             self._write(self._slots, record, self._copy_to_host(), then)
         else:
@@ -57,6 +58,7 @@ class Snapshots:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+        self._state.is_lent = False
 
     def _copy_to_host(self) -> torch.cuda.Event | None:
         """Queued behind the update, beside the next step; the event says when the pinned copy is whole."""

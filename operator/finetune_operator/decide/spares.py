@@ -89,10 +89,15 @@ def give_back_spares_without_room(gang: Gang, answer: MembersAnswer) -> MembersA
 
 
 def list_missing_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
-    """Only beside a gang whose places all have a node, and while no other gang waits for one."""
+    """Only beside a gang whose places all have a node, while no other gang waits for one, and not while a recovery has all it needs.
+
+    The first step of a formation does not wait for a newcomer on its node that imports torch.
+    """
     status = answer.status
     missing = gang.job.spec.resources.spares - (len(status.members) - len(status.places))
     if missing <= 0 or gang.is_past_training or not _is_whole(gang, status) or _do_others_wait(gang):
+        return answer
+    if _is_about_to_step(gang, status):
         return answer
     wait = seconds_left(gang.now, back_off_after(status.lost_spares))
     if wait > 0:
@@ -160,6 +165,11 @@ def _is_whole(gang: Gang, status: JobStatus) -> bool:
     return status.placement.placing_since is None and len(placed) == gang.num_wanted == sum(
         entry.serial in placed for entry in status.places
     )
+
+
+def _is_about_to_step(gang: Gang, status: JobStatus) -> bool:
+    is_recovering = len(status.recoveries) > 0 and status.recoveries[-1].total_seconds is None
+    return is_recovering and all(member.is_ready for member in gang.members)
 
 
 def _do_others_wait(gang: Gang) -> bool:
