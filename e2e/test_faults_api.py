@@ -8,13 +8,27 @@ from contextlib import contextmanager
 import pytest
 from tests.faults.ledger import Figures
 
-from e2e.faults import Undisturbed, in_training, nothing_left, strike, survived
+from e2e.faults import LONG, Undisturbed, in_training, nothing_left, strike, survived
 from e2e.fixtures import Product
 from e2e.harness.cluster import Cluster
 from e2e.harness.harm import forget_history, frozen_pod
 from e2e.product import RELEASE, SYSTEM, Job, JsonObject, Kubectl, Team, wait_until
 
 REFUSED_SECONDS = 15.0
+
+
+@pytest.mark.fault(28)
+def test_a_restart_of_the_api_server_restarts_nothing(
+    team: Team, undisturbed: Undisturbed, figures: Figures, product: Product, nodes_under_control: Cluster
+) -> None:
+    job = in_training(team, "api-restarted", training=LONG)
+    pods, operators = uids(job.live_pods()), uids(product.operator_pods())
+    wound = strike(job, figures)
+    nodes_under_control.restart_api_server()
+    survived(wound, undisturbed, replaced=0, max_lost_steps=0)
+    assert uids(job.pods()) == pods
+    assert uids(product.operator_pods()) == operators
+    assert [count for pod in product.operator_pods() for count in restarts_of(pod)] == [0]
 
 
 @pytest.mark.slow
@@ -111,6 +125,7 @@ def test_a_job_made_smaller_in_mid_recovery_goes_on_with_the_same_bytes(
     job = in_training(team, "smaller")
     wound = strike(job, figures)
     kill_last_member(nodes_under_control, job)
+    wait_until("the recovery", lambda: job.status["phase"] == "Recovering", deadline_seconds=30)
     change(job, {"resources": {"nodes": {"min": 1, "max": 1}}})
     account = survived(wound, undisturbed, crashes=1, replaced=range(2), max_lost_steps=1)
     assert len(account.status["formation"]["serials"]) == 1
@@ -163,7 +178,7 @@ def refused_with_429(kubectl: Kubectl) -> Iterator[None]:
         "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
     }
     rules = [{"subjects": [subject], **everything}]
-    spec = {"priorityLevelConfiguration": name, "matchingPrecedence": 1, "rules": rules}
+    spec = {"priorityLevelConfiguration": name, "matchingPrecedence": 2, "rules": rules}
     for manifest in (level, {"apiVersion": api, "kind": "FlowSchema", "metadata": name, "spec": spec}):
         answer = kubectl.apply(manifest)
         assert answer.returncode == 0, answer.stderr
@@ -172,3 +187,11 @@ def refused_with_429(kubectl: Kubectl) -> Iterator[None]:
     finally:
         kubectl.run("delete", "flowschema", name["name"])
         kubectl.run("delete", "prioritylevelconfiguration", name["name"])
+
+
+def uids(pods: list[JsonObject]) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+def restarts_of(pod: JsonObject) -> list[int]:
+    return [status["restartCount"] for status in pod["status"]["containerStatuses"]]

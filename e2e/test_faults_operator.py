@@ -12,13 +12,26 @@ from e2e.harness.cluster import Cluster
 from e2e.harness.harm import dropped, frozen_pod
 from e2e.harness.network import HOST_ADDRESS
 from e2e.history import recorded_history
-from e2e.product import SYSTEM, JsonObject, Team, wait_until
+from e2e.product import SYSTEM, Job, JsonObject, Team, wait_until
 from e2e.steps import watching_steps
 
 CUT_SECONDS = 20.0  # more than a lease lives and than a channel may be silent
 SEED = 27
 NUM_JOBS, KILLS_A_JOB = 3, 4
 LONGEST_PAUSE_SECONDS = 5.0
+
+
+@pytest.mark.fault(27)
+def test_an_operator_killed_while_a_member_dies_makes_one_replacement(
+    team: Team, undisturbed: Undisturbed, figures: Figures, product: Product, nodes_under_control: Cluster
+) -> None:
+    job = in_training(team, "both-killed")
+    victim = job.live_pods()[-1]
+    wound = strike(job, figures)
+    kill(nodes_under_control, victim)
+    product.kill_operator()
+    account = survived(wound, undisturbed, crashes=1, max_lost_steps=1)
+    assert account.tells("MemberLost", victim["metadata"]["name"])
 
 
 @pytest.mark.slow
@@ -34,8 +47,8 @@ def test_an_operator_killed_again_and_again_never_doubles_anything(
             wound = strike(job, figures)
             for _ in range(KILLS_A_JOB):
                 time.sleep(chance.uniform(0.5, 20.0))
-                if chance.random() < 0.5 and (pods := job.live_pods()):
-                    kill_if_alive(nodes_under_control, chance.choice(pods))
+                if chance.random() < 0.5 and (crew := whole_crew(job)):
+                    kill_if_alive(nodes_under_control, chance.choice(crew))
                     time.sleep(chance.uniform(0.0, 1.0))
                 kill_operator_process(nodes_under_control, product)
             account = came_through(wound, undisturbed)
@@ -116,6 +129,13 @@ def trains_on_while_dropped(
     assert watch.newest_formation() == 1
     assert watch.longest_pause(since=wound.at.timestamp()) < LONGEST_PAUSE_SECONDS
     assert {pod["metadata"]["uid"] for pod in job.pods()} <= pods
+
+
+def whole_crew(job: Job) -> list[JsonObject]:
+    """Members of a formation that has made a step, or none: whoever lives then holds the newest state."""
+    formation = job.status["formation"]
+    crew = [pod for pod in job.live_pods() if int(pod["metadata"]["labels"]["finetune.dev/serial"]) in formation["serials"]]
+    return crew if "firstStepAt" in formation and len(crew) == len(formation["serials"]) else []
 
 
 def kill(cluster: Cluster, pod: JsonObject) -> None:

@@ -162,6 +162,8 @@ class Node:
             "volumePluginDir": str(self.folder / "volume-plugins"),
             "healthzBindAddress": "127.0.0.1",
             "makeIPTablesUtilChains": False,
+            # How soon a changed Secret is seen in a pod; a minute unless told otherwise.
+            "syncFrequency": "10s",
             # Image garbage collection would delete our images as soon as the machine's disk is 85 % full.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1%", "imagefs.available": "1%"},

@@ -1,13 +1,16 @@
-"""Faults of one member's own machine: a disk that is full, files that were damaged. The others never notice.
+"""Faults of one member's own machine: a disk that is full, files that were damaged, a clock that is off. The others never notice.
 
-Numbers in names are those of docs/faults.md. The small disk needs root, or namespaces for users.
+Numbers in names are those of docs/faults.md. The clock needs a C compiler, the small disk root or namespaces for users.
 """
 
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.faults.lives import NUM_STEPS, lost_steps, reach
-from tests.faults.s3_lives import assert_undisturbed, saver_of
+from tests.faults.lives import LONG, NUM_STEPS, lost_steps, reach
+from tests.faults.s3_lives import assert_undisturbed, reach_checkpointed, reasons, saver_of
+from tests.faults.store_proxy import Meddling
 
 from finetune_operator.local.members import LocalMembers
 
@@ -26,6 +29,32 @@ if "SMALL_DISK" in os.environ:
     os.makedirs(folder, exist_ok=True)
     assert libc.mount(b"none", b"/", None, 0x44000, None) == 0
     assert libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, f"size={size}".encode()) == 0
+"""
+# Before libc's own: libfaketime would also change how long sleeps and waits take.
+CLOCK = """
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = syscall(SYS_clock_gettime, clock, now);
+    if (!failed && clock == CLOCK_REALTIME) now->tv_sec += atol(getenv("CLOCK_OFFSET"));
+    return failed;
+}
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *seconds) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (seconds) *seconds = exact.tv_sec;
+    return exact.tv_sec;
+}
 """
 
 
@@ -118,3 +147,40 @@ async def test_30_a_model_file_in_one_cache_is_spoiled(harm, store, undisturbed,
     told = [event for event in life.events if "model.safetensors" in event and "another member takes the place" in event]
     assert told, life.events
     figures.tell(seconds=life.status.recoveries[-1].total_seconds, lost_steps=lost_steps(life.status), same_bytes=True)
+
+
+def shift_clock(folder: Path, seconds: int) -> dict[str, str]:
+    """The environment of a process whose wall clock is off; how long things take is not changed."""
+    (folder / "clock.c").write_text(CLOCK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(folder / "clock.so"), str(folder / "clock.c")], check=True)
+    return {"LD_PRELOAD": str(folder / "clock.so"), "CLOCK_OFFSET": str(seconds)}
+
+
+def refuse_wrong_clocks(request) -> Meddling:
+    """As S3 does: 15 minutes are tolerated."""
+    signed_at = datetime.strptime(request.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    is_wrong = abs((datetime.now(UTC) - signed_at).total_seconds()) > 900
+    return Meddling(refusal=(403, "RequestTimeTooSkewed") if is_wrong else None)
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("offset", [3600, -3600])
+async def test_34_the_clock_of_one_member_is_off(offset, change_member, store, undisturbed_of, inputs, tmp_path, figures):
+    change_member(1, **shift_clock(tmp_path, offset))
+
+    async def disturb(run):
+        await reach(run, 10)
+        saver = saver_of(run)
+        assert saver.serial == 1
+        store.proxy.meddle = refuse_wrong_clocks
+        assert "the clock of this node" in await reach_checkpointed(run, "False", "StorageUnavailable")
+        await reach(run, run.step + 5)
+        store.proxy.meddle = lambda _request: Meddling()
+        await reach_checkpointed(run, "True", "Committed")
+        run.kill_member(saver)  # the formation before has the later clock, or the earlier one: only its number counts
+
+    life = await store.live(store.document(inputs, training={"maxSteps": LONG}), disturb)
+    assert_undisturbed(life, await undisturbed_of(LONG))
+    assert lost_steps(life.status) <= 1, life.status.recoveries
+    assert [reason for reason in reasons(life) if reason.startswith("Storage")] == ["StorageUnavailable", "StorageUsable"]
+    figures.tell(seconds=life.status.recoveries[0].total_seconds, lost_steps=lost_steps(life.status), same_bytes=True)
