@@ -127,7 +127,9 @@ def test_a_job_made_smaller_in_mid_recovery_goes_on_with_the_same_bytes(
     kill_last_member(nodes_under_control, job)
     wait_until("the recovery", lambda: job.status["phase"] == "Recovering", deadline_seconds=30)
     change(job, {"resources": {"nodes": {"min": 1, "max": 1}}})
-    account = survived(wound, undisturbed, crashes=1, replaced=range(2), max_lost_steps=1)
+    # Whether the place was given up before or after the end of its pod was seen decides which of the two is counted.
+    account = survived(wound, undisturbed, crashes=range(2), disruptions=range(2), replaced=range(2), max_lost_steps=1)
+    assert len(account.recoveries) == 1
     assert len(account.status["formation"]["serials"]) == 1
 
 

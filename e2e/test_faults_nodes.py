@@ -24,11 +24,12 @@ from e2e.faults import (
 from e2e.fixtures import Product
 from e2e.harness.cluster import Cluster
 from e2e.harness.harm import partitioned
-from e2e.product import Job, Kubectl, Team, wait_until
+from e2e.product import Job, JsonObject, Kubectl, Team, wait_until
 
 NOTICE_SECONDS = 15.0
 GRACE_SECONDS = 15
 PARTITION_SECONDS = 20.0
+KNOWN_PACE_STEPS = 10  # a hang is told within 5 s, and not within 30
 DETECTION_SECONDS = 10  # 5 s are promised, and twice as long on a busy machine
 
 
@@ -114,8 +115,7 @@ def test_a_member_that_leaves_and_finds_no_successor_commits_and_the_job_waits(
         wait_until("the reason in status", lambda: told_reason(job) == "Unschedulable", deadline_seconds=60)
         wait_until("the end of training", lambda: job.status["phase"] == "Recovering", deadline_seconds=60)
         wait_until("the end of the leaver", lambda: job.kubectl.get("pod", victim["metadata"]["name"]) is None, deadline_seconds=60)
-        status = job.status
-        assert status["lastCommit"]["step"] >= status["progress"]["step"], "what the leaver knew is in the store"
+        wait_until("all that was trained in the store", lambda: is_all_committed(job.status), deadline_seconds=GRACE_SECONDS)
     account = survived(wound, undisturbed, disruptions=1, max_lost_steps=0)
     assert account.recoveries[0]["failureClass"] == "Disrupted"
 
@@ -129,6 +129,7 @@ def test_a_member_cut_off_from_its_peers_only_leaves_one_lineage_of_commits(
     apart, other = job.live_pods()
     assert apart["spec"]["nodeName"] != other["spec"]["nodeName"], "the soft spread puts two members on two nodes"
     lineage: list[tuple[int, int]] = []
+    wait_until("a known pace", lambda: job.status["progress"]["step"] >= KNOWN_PACE_STEPS, deadline_seconds=60)
     wound = strike(job, figures)
     with partitioned(nodes_under_control, apart["spec"]["nodeName"], apart["status"]["podIP"], [other["status"]["podIP"]]):
         note_commits(lineage, s3, team, job, seconds=PARTITION_SECONDS)
@@ -136,6 +137,10 @@ def test_a_member_cut_off_from_its_peers_only_leaves_one_lineage_of_commits(
         note_commits(lineage, s3, team, job, seconds=1.0)
     survived(wound, undisturbed, crashes=range(1, 10), disruptions=range(3), replaced=range(3), max_lost_steps=1)
     assert lineage == sorted(lineage), "a commit of an older formation appeared after one of a newer"
+
+
+def is_all_committed(status: JsonObject) -> bool:
+    return bool(status["lastCommit"]["step"] >= status["progress"]["step"])
 
 
 def told_reason(job: Job) -> str:
