@@ -133,7 +133,7 @@ def trains_on_while_dropped(
 
 def whole_crew(job: Job) -> list[JsonObject]:
     """Members of a formation that has made a step, or none: whoever lives then holds the newest state."""
-    formation = job.status["formation"]
+    formation = job.status.get("formation", {"serials": []})
     crew = [pod for pod in job.live_pods() if int(pod["metadata"]["labels"]["finetune.dev/serial"]) in formation["serials"]]
     return crew if "firstStepAt" in formation and len(crew) == len(formation["serials"]) else []
 
