@@ -84,7 +84,8 @@ def test_bench_recovery(
     row: Row, table: list[str], team: Team, product: Product, nodes_under_control: Cluster, request: pytest.FixtureRequest
 ) -> None:
     hands = Hands(cluster=nodes_under_control, product=product)
-    job = team.submit("disturbed", resources={"spares": row.spares}, **ENDLESS)
+    # Not one name for all rows: the members of the row before may still be ending, and steps are told apart by their job's name.
+    job = team.submit(f"disturbed-{ROWS.index(row)}", resources={"spares": row.spares}, **ENDLESS)
     job.wait_phase("Training", deadline_seconds=120)
     with watching_steps(job.name) as watch:
         samples = [measure(row, hands, job, watch) for _ in range(int(request.config.getoption("--repeats")))]
