@@ -63,9 +63,16 @@ ROWS = (
     Row(name="node cut off, one spare", injury=injuries.node_cut_off, wanted="8 s / 12 s", spares=1, is_detection_shown=True),
     Row(name="all members gone", injury=injuries.all_force_deleted, wanted="15 s / 25 s"),
     Row(
-        name="operator killed while a member dies: from the operator's return",
+        name="operator killed while a member dies, no spare: from the operator's return",
         injury=injuries.operator_killed_while_a_member_dies,
         wanted="3 s",
+        from_operator=True,
+    ),
+    Row(
+        name="operator killed while a member dies, one spare: from the operator's return",
+        injury=injuries.operator_killed_while_a_member_dies,
+        wanted="3 s",
+        spares=1,
         from_operator=True,
     ),
 )
