@@ -167,6 +167,11 @@ def notes(job: Job) -> list[str]:
     return [f"{event['reason']}: {event['note']}" for event in ordered]
 
 
+def told_reason(job: Job) -> str:
+    """As `kubectl get` could show it."""
+    return str(job.status.get("columns", {}).get("reason", ""))
+
+
 def steps_within(job: Job, seconds: float) -> int:
     """How many steps may be done in so long a time."""
     return int(seconds / max(job.status["progress"]["stepSeconds"], 0.001)) + 1

@@ -10,7 +10,20 @@ from typing import Any
 import pytest
 from tests.faults.ledger import Figures
 
-from e2e.faults import LONG, LONGEST, Undisturbed, cordoned, force_delete, in_training, notes, nothing_left, steps_within, strike, survived
+from e2e.faults import (
+    LONG,
+    LONGEST,
+    Undisturbed,
+    cordoned,
+    force_delete,
+    in_training,
+    notes,
+    nothing_left,
+    steps_within,
+    strike,
+    survived,
+    told_reason,
+)
 from e2e.harness.cluster import Cluster
 from e2e.harness.harm import frozen_name_server, without_image
 from e2e.harness.images import Images
@@ -119,10 +132,6 @@ def credentials_changed(team: Team) -> Iterator[None]:
         yield
     finally:
         team.kubectl.run("patch", "secret", "s3-credentials", "-p", json.dumps({"data": before["data"]}))
-
-
-def told_reason(job: Job) -> str:
-    return str(job.status.get("columns", {}).get("reason", ""))
 
 
 def states(s3: Any, team: Team, job: Job) -> list[str]:

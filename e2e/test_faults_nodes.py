@@ -19,6 +19,7 @@ from e2e.faults import (
     strike,
     survived,
     tainted,
+    told_reason,
     wait_node_ready,
 )
 from e2e.fixtures import Product
@@ -141,10 +142,6 @@ def test_a_member_cut_off_from_its_peers_only_leaves_one_lineage_of_commits(
 
 def is_all_committed(status: JsonObject) -> bool:
     return bool(status["lastCommit"]["step"] >= status["progress"]["step"])
-
-
-def told_reason(job: Job) -> str:
-    return str(job.status.get("columns", {}).get("reason", ""))
 
 
 def note_commits(lineage: list[tuple[int, int]], s3: Any, team: Team, job: Job, *, seconds: float) -> None:
