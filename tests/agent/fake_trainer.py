@@ -46,12 +46,16 @@ def _train(order: RunOrder, rank: int, local_rank: int, mood: str) -> None:
     first = step
     while step < order.config.training.max_steps:
         one = torch.ones(3 * NUM_PARAMETERS)
+        beat.set_owes_snapshot(local_rank, True)
         dist.all_reduce(one)
         state += one / dist.get_world_size()
         step += 1
         beat.raise_for(local_rank)
+        if mood == "late snapshots" and rank > 0:
+            time.sleep(0.3)
         if local_rank == 0:
             slots.write(StateId(formation=order.formation, step=step), _record(order, step), state.numpy())
+        beat.set_owes_snapshot(local_rank, False)
         if step == first + 1:
             _phase(order, local_rank, "training", resumed_step=first)
         if rank == 0:

@@ -66,6 +66,18 @@ async def test_a_file_of_the_model_that_changed_between_two_formations_ends_the_
     assert f"{weights} was changed after it was checked" in words.message
 
 
+async def test_a_member_that_hands_over_keeps_the_step_that_its_peer_has_told(tmp_path, coordinator, begin):
+    config = a_config(tmp_path, training=a_training(max_steps=100_000))
+    members = await begin(config, "a", "b", FAKE_TRAINER="late snapshots")
+    for member in members:
+        await coordinator.until_phase(member.uid, MemberPhase.READY)
+    await start_all(members, coordinator, formation=1)
+    await coordinator.until(lambda: coordinator.heard("a", Progress) and coordinator.heard("a", Progress)[-1].step > 2)
+    await start_all(members[1:], coordinator, formation=2)
+    training = await coordinator.until_phase("b", MemberPhase.TRAINING, 2)
+    assert training.resumed_step >= max(progress.step for progress in coordinator.heard("a", Progress) if progress.formation == 1)
+
+
 async def test_a_member_that_cannot_prepare_says_why_in_the_channel_and_in_its_last_words(tmp_path, coordinator, begin):
     (member,) = await begin(a_config(tmp_path, model=ModelConfig(uri="file:///nowhere", revision=None)), "a")
     await coordinator.until(lambda: coordinator.heard("a", Failed))

@@ -6,12 +6,13 @@ import pytest
 from tests.agent.members import Member
 
 from finetune_agent.beat_watch import BeatWatch
+from finetune_agent.between_steps import stop_between_steps
 from finetune_agent.last_words import MAX_BYTES, write_last_words
 from finetune_agent.memory_file import open_memory_file
 from finetune_agent.progress_gate import ProgressGate
 from finetune_agent.ranks import Ranks
 from finetune_agent.settings import SettingMissing, read_settings
-from finetune_agent.stopped import StopWatch
+from finetune_agent.stopped import StopWatch, read_process_state
 from finetune_agent.workers import zygote_environment
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
@@ -98,6 +99,33 @@ def test_a_rank_that_waits_for_its_peers_lets_their_agents_speak_first(tmp_path)
     watched.beat.set_waiting(1, True)
     assert watched.pass_seconds(6) is None
     assert "waits for its peers" in watched.pass_seconds(1.2).message
+
+
+@pytest.fixture
+async def sleeper():
+    process = await asyncio.create_subprocess_exec("sleep", "600")
+    yield process
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+async def test_a_worker_is_left_stopped_where_it_owes_no_snapshot(sleeper):
+    answers = iter([False, True, False, True, True])  # the third: between the first look and the stop a step began to end
+    assert await stop_between_steps(sleeper.pid, lambda: next(answers))
+    assert read_process_state(sleeper.pid) == "T"
+    assert next(answers, None) is None
+
+
+async def test_a_worker_that_owes_a_snapshot_for_ever_is_not_waited_for(sleeper):
+    assert not await stop_between_steps(sleeper.pid, lambda: False, patience_seconds=0.05)
+    assert read_process_state(sleeper.pid) == "S"
+
+
+async def test_a_worker_that_is_gone_is_not_waited_for(sleeper):
+    sleeper.kill()
+    await sleeper.wait()
+    assert not await stop_between_steps(sleeper.pid, lambda: False, patience_seconds=600)
 
 
 def test_a_worker_that_is_seen_stopped_twice_is_reported_once_alone_is_not():

@@ -99,6 +99,11 @@ def test_every_connected_peer_is_asked_about_a_silent_member() -> None:
     assert decision.look_again_seconds == 1
 
 
+def test_a_silent_member_is_looked_at_again_when_it_may_be_given_up() -> None:
+    decision = decide(observed(sessions=(a_session(1), a_session(2, is_connected=False, changed_at=ago(2.75)))))
+    assert decision.look_again_seconds == 0.25
+
+
 @pytest.mark.parametrize(
     ("sessions", "pods", "failure_class", "member"),
     [

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from tests.faults.lives import LONG, NUM_STEPS, a_fault_document, judge, leave, live, manifests
+from tests.faults.worker import Plan
 
 from finetune_contract.commits import parse_manifest
 from finetune_operator.reconcile.ports import Refused
@@ -33,6 +34,18 @@ async def test_a_member_deleted_with_grace_trains_until_its_replacement_is_ready
     assert life.tells("MemberLost", left[0].name, "told to end")
     assert life.status.recoveries[0].failure_class == "Disrupted"
     assert life.seconds_of_pause < 4
+
+
+@pytest.mark.fault(4)
+async def test_a_step_told_by_a_leaving_member_is_kept_by_those_who_go_on(undisturbed_of, inputs, tmp_path, figures):
+    async def disturb(scene):
+        await scene.reach(20)
+        scene.strike()
+        scene.run._members.end(scene.run.members[0], grace_seconds=60)
+
+    plan = Plan(what="late snapshots", rank=1, step=10)
+    life = await live(tmp_path, a_fault_document(tmp_path, inputs, training={"maxSteps": 2 * NUM_STEPS}), disturb, plan=plan)
+    judge(life, await undisturbed_of(2 * NUM_STEPS), figures, disruptions=1, max_lost_steps=0, is_warned=True)
 
 
 @pytest.mark.fault(7)

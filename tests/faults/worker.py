@@ -1,7 +1,7 @@
 """The real worker, watched and harmed: it writes down when each step was finished, and does to itself what its plan says.
 
 Agents are pointed at it (FINETUNE_WORKER); the product knows nothing of it. What is done: a deadlock, a loop that holds the
-interpreter's lock, a device that is out of memory or broken, gradients that are not finite, slowness.
+interpreter's lock, a device that is out of memory or broken, gradients that are not finite, slowness, late snapshots.
 """
 
 import collections
@@ -13,11 +13,13 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import finetune_trainer.worker
 from finetune_contract.run_order import RunOrder, WorkerProgress
+from finetune_contract.slots import SlotFile
 from finetune_contract.values import Value
 from finetune_trainer.passes import GradientPass, StepBatch
 from finetune_trainer.report import Reporter
@@ -168,6 +170,17 @@ def become_slow(_order: RunOrder, passes: GradientPass) -> None:
     passes._one_pass = one_pass
 
 
+def keep_snapshots_late(*_: object) -> None:
+    """From here on its peers have finished each step long before this rank has kept it."""
+    write = SlotFile.write
+
+    def write_late(self: SlotFile, *state: Any) -> None:
+        time.sleep(0.15)
+        write(self, *state)
+
+    SlotFile.write = write_late
+
+
 HARMS = {
     "deadlock": deadlock,
     "held interpreter": hold_the_interpreter,
@@ -176,4 +189,5 @@ HARMS = {
     "broken device": break_the_device,
     "not finite": compute_no_number,
     "slowness": become_slow,
+    "late snapshots": keep_snapshots_late,
 }

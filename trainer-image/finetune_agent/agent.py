@@ -204,6 +204,8 @@ class Agent:
             message = f"{broken}; another member takes the place of this one and fetches it again"
             self._end(ExitCode.FAILED, FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message=message))
             return
+        if self._formation is not None:
+            self._formation.is_handed_over = True
         await self._end_formation()
         self._voice.formation, self._voice.failure, self._voice.progress = order.formation, None, None
         self._is_saver = order.node_rank == 0

@@ -13,6 +13,7 @@ import os
 import signal
 
 from finetune_agent.beat_watch import BeatWatch
+from finetune_agent.between_steps import stop_between_steps
 from finetune_agent.launch_events import LauncherEnded, LaunchEvent, LaunchRefused, WorkerForked
 from finetune_agent.progress_gate import ProgressGate
 from finetune_agent.ranks import Ranks
@@ -66,6 +67,7 @@ class Formation:
         self._resumed_step: int | None = None
         self._loaded_at: float | None = None
         self._first_step_seconds: float | None = None
+        self.is_handed_over = False  # another formation takes over while this one trains
 
     async def run(self, beat: Beat) -> None:
         try:
@@ -87,6 +89,8 @@ class Formation:
             await self._fail(FailureReport(failure_class=error.failure_class, message=error.message))
         finally:
             self._gate.close()
+            if self.is_handed_over and (writer := self._ranks.pids.get(0)) is not None:
+                await stop_between_steps(writer, lambda: not beat.owes_snapshot(0))
             await self._end_workers()
 
     def dump_stacks(self) -> None:

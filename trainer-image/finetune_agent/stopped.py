@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune_contract.failures import FailureClass, FailureReport
 
-_STOPPED = {"T", "t"}
+STOPPED = {"T", "t"}
 
 
 class StopWatch:
@@ -17,7 +17,7 @@ class StopWatch:
 
     def judge(self, pids: Mapping[int, int], done: set[int]) -> FailureReport | None:
         """`pids` by global rank; ranks in `done` may do what they like."""
-        stopped = {rank for rank, pid in pids.items() if rank not in done and self._read_state(pid) in _STOPPED}
+        stopped = {rank for rank, pid in pids.items() if rank not in done and self._read_state(pid) in STOPPED}
         known, self._seen = stopped & self._seen, stopped
         if not known:
             return None

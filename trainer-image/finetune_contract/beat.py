@@ -1,7 +1,8 @@
 """The beat: one counter per local rank in shared memory, raised at every finished micro-batch and phase change.
 
 The agent compares it with the deadline of the announced phase; a worker that hangs cannot fake it. Beside the counter stands whether
-the rank waits for its peers: of all that are silent, those are not the ones to blame.
+the rank waits for its peers: of all that are silent, those are not the ones to blame. And whether it owes a snapshot: its peers may
+have finished a step that it has not kept yet.
 """
 
 import mmap
@@ -11,6 +12,7 @@ import struct
 _COUNTER = struct.Struct("<Q")
 _STRIDE = 64
 _WAITS_OFFSET = 8
+_OWES_OFFSET = 16
 MAX_LOCAL_RANKS = 64
 NUM_BYTES = _STRIDE * MAX_LOCAL_RANKS
 
@@ -34,6 +36,12 @@ class Beat:
 
     def is_waiting(self, local_rank: int) -> bool:
         return bool(_COUNTER.unpack_from(self._map, local_rank * _STRIDE + _WAITS_OFFSET)[0])
+
+    def set_owes_snapshot(self, local_rank: int, owes: bool) -> None:
+        _COUNTER.pack_into(self._map, local_rank * _STRIDE + _OWES_OFFSET, int(owes))
+
+    def owes_snapshot(self, local_rank: int) -> bool:
+        return bool(_COUNTER.unpack_from(self._map, local_rank * _STRIDE + _OWES_OFFSET)[0])
 
     def read(self, local_rank: int) -> int:
         return int(_COUNTER.unpack_from(self._map, local_rank * _STRIDE)[0])

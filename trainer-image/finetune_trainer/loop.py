@@ -91,7 +91,9 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
             raise not_finite(step, passes.not_finite(), data, loss=loss, norm=norm)
         rate = learning_rate(training, index, schedule.total_steps)
         update(state, gradient_P, step=index + 1, rate=rate, weight_decay=training.weight_decay)
-        work = check_same_on_all_ranks(state, index + 1, ranks, passes.own_work)
+        reporter.owe_snapshot()
+        with reporter.waiting_for_peers():
+            work = check_same_on_all_ranks(state, index + 1, ranks, passes.own_work)
 
         numbers = [int(data.train.numbers[row]) for row in step.rows.rows]
         record = record.model_copy(
@@ -110,7 +112,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         times.add(work, seconds)
         progress = _progress(order, record, schedule, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
         progress = progress.model_copy(update={"slowest": times.slowest()})
-        snapshots.begin(record, then=partial(reporter.tell, WorkerProgress(progress=progress)) if ranks.is_leader else None)
+        snapshots.begin(record, then=partial(reporter.kept, progress))
         evaluated = evaluate(record)
         if evaluated is not record:
             reporter.enter("training")

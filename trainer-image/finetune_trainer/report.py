@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from finetune_contract.beat import Beat
-from finetune_contract.run_order import RunOrder, WorkerPhase, WorkerWarning
+from finetune_contract.messages import Progress
+from finetune_contract.run_order import RunOrder, WorkerPhase, WorkerProgress, WorkerWarning
 from finetune_contract.values import Value
 from finetune_trainer.ranks import Ranks
 
@@ -22,6 +23,7 @@ class Reporter:
         self._fd = sys.stdout.fileno() if order.events_fd is None else order.events_fd
         self._beat = None if order.beat_fd is None else Beat(order.beat_fd)
         self._set_waiting(False)  # whoever had this rank before may have been killed while it waited
+        self.owe_snapshot(False)
 
     def tell(self, event: Value) -> None:
         os.write(self._fd, event.model_dump_json(exclude_none=True).encode() + b"\n")
@@ -41,6 +43,17 @@ class Reporter:
     def _set_waiting(self, is_waiting: bool) -> None:
         if self._beat is not None:
             self._beat.set_waiting(self._ranks.local_rank, is_waiting)
+
+    def owe_snapshot(self, owes: bool = True) -> None:
+        """From the moment at which a peer may finish the step until the snapshot of it is complete; of the rank that writes it."""
+        if self._beat is not None and self._ranks.is_local_leader:
+            self._beat.set_owes_snapshot(self._ranks.local_rank, owes)
+
+    def kept(self, progress: Progress) -> None:
+        """The snapshot of a step is complete; the first rank of all says so."""
+        if self._ranks.is_leader:
+            self.tell(WorkerProgress(progress=progress))
+        self.owe_snapshot(False)
 
     def enter(self, phase: Phase, *, resumed_step: int | None = None) -> None:
         """The first rank of each member announces phases; every rank beats."""

@@ -25,18 +25,18 @@ class Snapshots:
     """The slots of this member as its first rank writes them; on other ranks they are read by nobody and written by nobody."""
 
     def __init__(self, order: RunOrder, ranks: Ranks, state: FlatState) -> None:
-        self._formation, self._state, self._state_3P = order.formation, state, state.state_3P
+        self._formation, self._state = order.formation, state
         self._slots: SlotFile | None = None
         self._pending: Future[None] | None = None
         self._stream: torch.cuda.Stream | None = None
         if not ranks.is_local_leader:
             return
         self._slots = SlotFile(os.memfd_create("finetune-slots") if order.slots_fd is None else order.slots_fd)
-        self._slots.reserve(self._state_3P.numel() * 4)
+        self._slots.reserve(state.state_3P.numel() * 4)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshots")
-        self._host_3P = self._state_3P
-        if self._state_3P.is_cuda:
-            self._host_3P = torch.empty_like(self._state_3P, device="cpu", pin_memory=True)
+        self._host_3P = state.state_3P
+        if state.state_3P.is_cuda:
+            self._host_3P = torch.empty_like(state.state_3P, device="cpu", pin_memory=True)
             self._stream = torch.cuda.Stream()
 
     def newest(self) -> Snapshot | None:
@@ -66,7 +66,7 @@ class Snapshots:
             return None
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            self._host_3P.copy_(self._state_3P, non_blocking=True)
+            self._host_3P.copy_(self._state.state_3P, non_blocking=True)
         return self._stream.record_event()
 
     def _write(self, slots: SlotFile, record: RunRecord, copied: torch.cuda.Event | None, then: Callable[[], None] | None) -> None:

@@ -14,6 +14,7 @@ from finetune_operator.decide.members import keep_members
 from finetune_operator.decide.observed import PodPhase
 from finetune_operator.decide.orders import orders_of_formation, probes
 from finetune_operator.decide.spares import fill_places_from_spares, keep_spares
+from finetune_operator.decide.trouble import seconds_until_unreachable
 
 SILENT_SECONDS = 60.0
 PROBE_SECONDS = 1.0
@@ -43,6 +44,7 @@ def run(gang: Gang) -> Answer:
             formed.look_again_seconds,
             kept.look_again_seconds,
             seconds_until_timeout(gang),
+            seconds_until_unreachable(gang),
             PROBE_SECONDS if asked or any(member.is_leaving for member in gang.crew) else WATCH_SECONDS,
         ),
     )

@@ -114,6 +114,13 @@ def is_silent_end(gang: Gang, member: Member) -> bool:
     return (member.is_ended or member.is_leaving) and (member.pod is None or member.pod.last_words is None)
 
 
+def seconds_until_unreachable(gang: Gang) -> float | None:
+    """When the next member whose channel is down may be given up: no pass may come just before that and the next one long after."""
+    sessions = [member.session for member in gang.crew if member.session is not None and not member.session.is_connected]
+    waits = [UNREACHABLE_SECONDS - (gang.now - session.changed_at).total_seconds() for session in sessions]
+    return min((wait for wait in waits if wait > 0), default=None)
+
+
 def is_unreachable(gang: Gang, member: Member) -> bool:
     """Its channel is down and every connected peer that was asked cannot reach it."""
     session = member.session
