@@ -10,7 +10,7 @@ WEIGHTS = {"worker killed": 8, "all workers killed": 3, "worker stopped": 3, "ag
 
 def main() -> int:
     arguments = parse(__doc__, "--num", 200)
-    campaign = Campaign(name="kills", seed=arguments.seed, kinds=WEIGHTS, seconds_between=(0.1, 2.5), num_steps=60)
+    campaign = Campaign(name="kills", seed=arguments.seed, kinds=WEIGHTS, seconds_between=(0.1, 2.5), num_steps=60, most_faults=12)
     started = time.monotonic()
     tally = asyncio.run(run_campaign(campaign, first_job=arguments.first_job, is_enough=lambda tally: tally.num_faults >= arguments.num))
     return finish(campaign, tally, (time.monotonic() - started) / 60)

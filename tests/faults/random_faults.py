@@ -29,13 +29,14 @@ Disturb = Callable[[Scene, Random], Awaitable[bool]]
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """`kinds` are drawn by their weights, `seconds_between` two faults of one job."""
+    """`kinds` are drawn by their weights, `seconds_between` two faults of one job; a job meets 1 to `most_faults`, or as many as fit."""
 
     name: str
     seed: int
     kinds: dict[str, int]
     seconds_between: tuple[float, float]
     num_steps: int
+    most_faults: int | None = None
 
 
 @dataclass
@@ -129,8 +130,9 @@ async def run_job(campaign: Campaign, number: int, inputs: Path, folder: Path, t
 
     async def disturb(scene: Scene) -> None:
         started = time.monotonic()
+        num_left = float("inf") if campaign.most_faults is None else random.randint(1, campaign.most_faults)
         await scene.reach(3)
-        while not is_enough():
+        while num_left > 0 and not is_enough():
             await asyncio.sleep(random.uniform(*campaign.seconds_between))
             step, is_ended = scene.run.step, scene.run.status.is_ended
             if is_ended or step > campaign.num_steps * _LAST_SHARE:
@@ -138,6 +140,7 @@ async def run_job(campaign: Campaign, number: int, inputs: Path, folder: Path, t
             name = random.choices(names, weights)[0]
             if scene.run.members and await KINDS[name](scene, random):
                 tally.kinds[name] += 1
+                num_left -= 1
                 sys.stdout.write(f"  {time.monotonic() - started:6.1f} s, step {step}: {name}\n")
 
     document = a_fault_document(folder, inputs, training={"maxSteps": campaign.num_steps})
