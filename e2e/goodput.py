@@ -106,10 +106,10 @@ def test_goodput(spares: int, team: Team, product: Product, nodes_under_control:
         witness = witness_of(watch, since=began, until=until, usual_seconds=usual)
     told = share_told(counted, status["goodput"])
     restarts = status["restarts"]
-    sys.stdout.write(
-        f"\n| goodput, {minutes:g} min, seed {seed}, {spares} spares | status {told:.1%} | steps {witness.by_gaps:.1%} "
-        f"| number of steps {witness.by_number:.1%} | lost {witness.lost_steps} | wanted {WANTED[spares]:.0%} | {restarts} |\n"
-    )
+    name = f"goodput over {minutes:g} min, one fault a minute, {'one spare' if spares else 'no spare'}"
+    shares = f"{told:.1%} as status tells | {witness.by_gaps:.1%} by the steps' moments"
+    sys.stdout.write(f"\n| {name} | {round(minutes)} | {shares} | {WANTED[spares]:.0%} | {witness.lost_steps} in all |\n")
+    sys.stdout.write(f"seed {seed}, {restarts}, {witness.by_number:.1%} by the number of steps\n")
     assert witness.by_gaps >= WANTED[spares]
     assert told >= WANTED[spares]
     assert restarts["crashesWithoutProgress"] == 0

@@ -2,7 +2,8 @@
 
 Local rows: two members of one process each on this machine, steps timed by the workers themselves. torchrun trains the same tiny Qwen3 and
 goes on from a checkpoint that it wrote to disk every 20 steps; its figures contain no pod and no scheduler, and neither do the local ones.
-What snapshots cost comes from bench_training.py, the cluster's rows, as root, from e2e/bench_recovery.py.
+What snapshots cost comes from bench_training.py; the cluster's rows, as root, from e2e/bench_recovery.py and, for 2 x 20 minutes,
+e2e/goodput.py.
 """
 
 import argparse
@@ -28,6 +29,7 @@ STEPS_BETWEEN = 8
 SNAPSHOT_SECONDS = 240.0
 LONG = {"training": {"maxSteps": 100_000, "epochs": 1000, "evalEverySteps": None}, "dataset": {"evalFraction": 0}}
 HEADING = "| fault | n | next step, p50 | p95 | wanted | lost steps, p50 / most |\n|---|---|---|---|---|---|\n"
+CLUSTER_TESTS = {"cluster": "e2e/bench_recovery.py", "goodput": "e2e/goodput.py::test_goodput"}
 TORCHRUN = "torchrun --nnodes 2 --max-restarts 100, worker killed with -9"
 
 
@@ -119,12 +121,15 @@ def snapshot_rows(seconds: float) -> None:
         show(f"| snapshots: {row.name} | {row.n} | {row.p50} | {row.p95} | {wanted} | - |\n")
 
 
-def cluster_rows(repeats: int) -> None:
-    """Rows of the table that e2e/bench_recovery.py prints."""
-    command = [sys.executable, "-m", "pytest", "e2e/bench_recovery.py", "-s", "--repeats", str(repeats)]
+def cluster_rows(tests: list[str], repeats: int) -> bool:
+    """Rows that `tests` print, and what went wrong after them; False if something did."""
+    command = [sys.executable, "-m", "pytest", *tests, "-s", "--tb=short", "--repeats", str(repeats)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     rows = [line for line in done.stdout.splitlines(keepends=True) if line.startswith("| ") and not line.startswith("| fault")]
-    show("".join(f"| cluster: {row[2:]}" for row in rows) if done.returncode == 0 else done.stdout)
+    show("".join(f"| cluster: {row[2:]}" for row in rows))
+    if done.returncode != 0:
+        show(done.stdout)
+    return done.returncode == 0
 
 
 def show(text: str) -> None:
@@ -136,7 +141,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument(
-        "--only", default="", help="rows whose name has this word: one of the local faults, torchrun, snapshots, or cluster"
+        "--only", default="", help="rows whose name has this word: one of the local faults, torchrun, snapshots, cluster, or goodput"
     )
     arguments = parser.parse_args()
     chosen = tuple(fault for fault in FAULTS if arguments.only in fault.name)
@@ -151,9 +156,9 @@ def main() -> int:
             show(render(TORCHRUN, seconds, "-", lost))
     if arguments.only in "snapshots":
         snapshot_rows(SNAPSHOT_SECONDS)
-    if os.geteuid() == 0 and arguments.only in "cluster":
-        cluster_rows(arguments.repeats)
-    return 0
+    tests = [test for word, test in CLUSTER_TESTS.items() if arguments.only in word]
+    is_good = os.geteuid() != 0 or not tests or cluster_rows(tests, arguments.repeats)
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":
