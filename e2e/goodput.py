@@ -68,10 +68,11 @@ class Witness:
     lost_steps: int
 
 
-def witness_of(watch: StepWatch, *, since: float, until: float, usual_seconds: float) -> Witness:
+def witness_of(watch: StepWatch, *, since: float, until: float) -> Witness:
     steps = [step for step in watch.steps() if since <= step.at <= until]
     kept = lasting(steps)
     gaps = [later.at - earlier.at for earlier, later in pairwise(steps) if (later.formation, later.step) in kept]
+    usual_seconds = statistics.median(gaps)  # of the whole time: just after the start other processes still load their code
     trained = sum(gap if gap <= SLOW_STEPS * usual_seconds else usual_seconds for gap in gaps)
     return Witness(
         by_gaps=trained / (until - since),
@@ -95,7 +96,6 @@ def test_goodput(spares: int, team: Team, product: Product, nodes_under_control:
     with watching_steps(job.name) as watch:
         wait_until("its spares", lambda: hands.status(job).get("readySpares", 0) == spares, deadline_seconds=120)
         watch.wait_steps(50, deadline_seconds=120)
-        usual = statistics.median(later.at - earlier.at for earlier, later in pairwise(watch.steps()[-40:]))
         began, counted = time.time(), hands.status(job)["goodput"]
         for fault in plan(seed, minutes):
             time.sleep(max(0.0, began + fault.second - time.time()))
@@ -103,7 +103,7 @@ def test_goodput(spares: int, team: Team, product: Product, nodes_under_control:
         time.sleep(max(0.0, began + 60.0 * minutes - time.time()))
         wait_until("a formation that trains", lambda: hands.status(job)["phase"] == "Training", deadline_seconds=120)
         until, status = time.time(), hands.status(job)
-        witness = witness_of(watch, since=began, until=until, usual_seconds=usual)
+        witness = witness_of(watch, since=began, until=until)
     told = share_told(counted, status["goodput"])
     restarts = status["restarts"]
     name = f"goodput over {minutes:g} min, one fault a minute, {'one spare' if spares else 'no spare'}"
