@@ -34,7 +34,7 @@ def test_what_a_formation_resumes_from_is_no_step() -> None:
 
 
 def test_time_that_made_lasting_steps_is_goodput_and_no_other() -> None:
-    witness = witness_of(DISTURBED, since=0.0, until=10.0, usual_seconds=1.0)
+    witness = witness_of(DISTURBED, since=0.0, until=10.0)
     assert witness.lost_steps == 1, "step 3 of formation 1"
     assert witness.by_number == pytest.approx(0.4)
     assert witness.by_gaps == pytest.approx(0.3), "1 s each for steps 2, 3 and 4: the wait before step 3 of formation 2 was none"
