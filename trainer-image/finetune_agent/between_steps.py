@@ -5,6 +5,7 @@ step back, although another one, which may be leaving, has told of it.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -27,19 +28,21 @@ async def stop_between_steps(pid: int, is_between: Callable[[], bool], *, patien
         if is_between() and await _stop(pid, deadline):
             if is_between():
                 return True
-            os.kill(pid, signal.SIGCONT)
+            _tell(pid, signal.SIGCONT)
         await asyncio.sleep(_POLL_SECONDS)
     return False
 
 
 async def _stop(pid: int, deadline: float) -> bool:
     clock = asyncio.get_running_loop().time
-    try:
-        os.kill(pid, signal.SIGSTOP)
-    except ProcessLookupError:
-        return False
+    _tell(pid, signal.SIGSTOP)
     while (state := read_process_state(pid)) not in STOPPED:
         if state in _GONE or clock() > deadline:
             return False
         await asyncio.sleep(0)
     return True
+
+
+def _tell(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # its state says so at the next look
+        os.kill(pid, number)
