@@ -15,14 +15,16 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 from tests.faults.ledger import Figures
+from tests.faults.random_faults import Tally, keep_run
 
 from e2e import injuries
 from e2e.bench_recovery import ENDLESS
-from e2e.faults import Undisturbed, came_through, in_training, strike
+from e2e.faults import Account, Undisturbed, came_through, in_training, is_warned, moment, strike
 from e2e.fixtures import ROOT, Product
 from e2e.harness.cluster import Cluster
 from e2e.injuries import Hands
@@ -120,17 +122,24 @@ def share_told(before: JsonObject, after: JsonObject) -> float:
     return float(spent["trainingSeconds"] / sum(spent.values()))
 
 
-def injure(hands: Hands, job: Job, kind: str, began: float) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Injury:
+    kind: str
+    at: datetime
+
+
+def injure(hands: Hands, job: Job, kind: str, began: float) -> Injury | None:
     """A node that is cut off comes back after a while. Where no node can be cut off without the operator, a pod is force-deleted."""
     wait_until("a formation with all its members", lambda: is_whole(hands, job), deadline_seconds=120)
     sys.stdout.write(f"{time.time() - began:6.1f} s: {kind} on {job.name}\n")
+    injury = Injury(kind=kind, at=datetime.now(UTC))
     try:
         with KINDS[kind](hands, job):
             time.sleep(CUT_SECONDS if kind == "cut" else 0.0)
     except NotReached as error:
         sys.stdout.write(f"  not possible now: {error}\n")
-        if kind == "cut":
-            injure(hands, job, "forced", began)
+        return injure(hands, job, "forced", began) if kind == "cut" else None
+    return injury
 
 
 def is_whole(hands: Hands, job: Job) -> bool:
@@ -145,22 +154,36 @@ def test_chaos(
     team: Team, undisturbed: Undisturbed, figures: Figures, product: Product, nodes_under_control: Cluster, request: pytest.FixtureRequest
 ) -> None:
     seed, minutes = request.config.getoption("--seed"), request.config.getoption("--minutes")
-    chance = random.Random(seed)
+    chance, tally, began = random.Random(seed), Tally(), time.time()
     hands = Hands(cluster=nodes_under_control, product=product, chance=chance)
-    began = time.time()
-    for number in range(1000):
-        if time.time() - began > 60.0 * minutes:
-            break
-        job = in_training(team, f"chaos-{number}", training=CHAOS, resources={"spares": number % 2})
-        wound = strike(job, figures)
+    while time.time() - began < 60.0 * minutes:
+        job = in_training(team, f"chaos-{tally.num_jobs}", training=CHAOS, resources={"spares": tally.num_jobs % 2})
+        wound, injuries_done = strike(job, figures), list[Injury]()
         for kind in kinds(chance):
             time.sleep(chance.uniform(15.0, 60.0))
             if hands.status(job)["phase"] in {"Exporting", "Complete", "Failed"}:
                 break
-            injure(hands, job, kind, began)
+            if injury := injure(hands, job, kind, began):
+                injuries_done.append(injury)
         account = came_through(wound, undisturbed)
+        note(tally, account, injuries_done)
         sys.stdout.write(f"{job.name}: {account.status['restarts']}, {account.lost_steps} steps lost, same bytes\n")
         assert account.lost_steps <= len(account.recoveries), account.recoveries
+    keep_run("chaos, cluster", seed, tally, minutes=(time.time() - began) / 60.0)
+
+
+def note(tally: Tally, account: Account, injuries_done: list[Injury]) -> None:
+    """Of one job that came through; a recovery belongs to the last injury before its end."""
+    spent = account.status["goodput"]
+    wasted = spent.get("recoveringSeconds", 0.0) + spent.get("lostSeconds", 0.0)
+    tally.num_jobs += 1
+    tally.kinds.update(injury.kind for injury in injuries_done)
+    tally.most_lost = max(tally.most_lost, *(entry.get("lostSteps", 0) for entry in account.recoveries), 0)
+    tally.goodput.append(spent["trainingSeconds"] / (spent["trainingSeconds"] + wasted))
+    for entry in account.recoveries:
+        end = moment(entry["at"]) + timedelta(seconds=entry["totalSeconds"])
+        struck = max((injury.at for injury in injuries_done if injury.at < end), default=moment(entry["at"]))
+        tally.seconds.append(entry["totalSeconds"] if is_warned(entry) else (end - struck).total_seconds())
 
 
 def kinds(chance: random.Random) -> Iterator[str]:

@@ -189,12 +189,12 @@ def note(tally: Tally, number: int, life: Life, undisturbed: Life) -> None:
     sys.stdout.flush()
 
 
-def finish(campaign: Campaign, tally: Tally, minutes: float) -> int:
-    """Summary, ledger, exit code."""
+def keep_run(name: str, seed: int, tally: Tally, *, minutes: float) -> None:
+    """The run's line for the table of docs/faults.md, in place of the one of its name."""
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     tally.seconds.sort()
-    kept[campaign.name] = {
-        "seed": campaign.seed,
+    kept[name] = {
+        "seed": seed,
         "minutes": round(minutes, 1),
         "jobs": tally.num_jobs,
         "faults": dict(sorted(tally.kinds.items())),
@@ -205,10 +205,15 @@ def finish(campaign: Campaign, tally: Tally, minutes: float) -> int:
         "jobs_with_other_bytes_or_samples": len(tally.bad_jobs),
     }
     KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    sys.stdout.write(json.dumps(kept[name], indent=1) + "\n")
+
+
+def finish(campaign: Campaign, tally: Tally, minutes: float) -> int:
+    """Summary, ledger, exit code."""
+    keep_run(campaign.name, campaign.seed, tally, minutes=minutes)
     figures, is_good = Figures(), not tally.bad_jobs and tally.num_faults > 0
     figures.tell(seconds=max(tally.seconds, default=None), lost_steps=tally.most_lost, same_bytes=not tally.bad_jobs)
     record(result_of(32, f"{campaign.name} on the local run", "local", figures, passed=is_good), LINES)
-    sys.stdout.write(json.dumps(kept[campaign.name], indent=1) + "\n")
     for number in tally.bad_jobs:
         sys.stdout.write(f"not the same: replay with --seed {campaign.seed} --first-job {number}\n")
     return 0 if is_good else 1
