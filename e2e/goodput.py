@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import pytest
 from tests.faults.ledger import Figures
-from tests.faults.random_faults import Tally, keep_run
+from tests.faults.tally import Tally, keep_run
 
 from e2e import injuries
 from e2e.bench_recovery import ENDLESS

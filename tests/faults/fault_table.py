@@ -1,6 +1,6 @@
 """The tables of docs/faults.md: one row for each of the 36 faults, and the runs of random faults. What is written around them stays.
 
-They come from docs/faults.json (ledger.py) and docs/random-faults.json (random_faults.py).
+They come from docs/faults.json (ledger.py) and docs/random-faults.json (tally.py).
 """
 
 import json

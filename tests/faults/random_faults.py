@@ -5,24 +5,21 @@ All that is random comes from the seed and the number of the job; moments are th
 
 import argparse
 import asyncio
-import json
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from examples.make_tiny_model import make_tiny_model
-from tests.faults.ledger import LINES, ROOT, Figures, record, result_of
+from tests.faults.ledger import LINES, Figures, record, result_of
 from tests.faults.lives import Life, Scene, a_fault_document, leave, live, tell
+from tests.faults.tally import Tally, keep_run
 from tests.local.runs import ROWS
 
-KEPT = ROOT / "docs" / "random-faults.json"
 _LAST_SHARE = 0.8  # of a job's steps; later faults might meet its end
 Disturb = Callable[[Scene, Random], Awaitable[bool]]
 
@@ -37,22 +34,6 @@ class Campaign:
     seconds_between: tuple[float, float]
     num_steps: int
     most_faults: int | None = None
-
-
-@dataclass
-class Tally:
-    """What was done and found so far."""
-
-    kinds: Counter = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
-    most_lost: int = 0
-    goodput: list[float] = field(default_factory=list)
-    bad_jobs: list[int] = field(default_factory=list)
-    num_jobs: int = 0
-
-    @property
-    def num_faults(self) -> int:
-        return sum(self.kinds.values())
 
 
 async def kill_a_worker(scene: Scene, random: Random) -> bool:
@@ -187,25 +168,6 @@ def note(tally: Tally, number: int, life: Life, undisturbed: Life) -> None:
         tally.bad_jobs.append(number)
         sys.stdout.writelines(f"    {event}\n" for event in life.events)
     sys.stdout.flush()
-
-
-def keep_run(name: str, seed: int, tally: Tally, *, minutes: float) -> None:
-    """The run's line for the table of docs/faults.md, in place of the one of its name."""
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    tally.seconds.sort()
-    kept[name] = {
-        "seed": seed,
-        "minutes": round(minutes, 1),
-        "jobs": tally.num_jobs,
-        "faults": dict(sorted(tally.kinds.items())),
-        "p50": round(statistics.median(tally.seconds), 2) if tally.seconds else None,
-        "p95": round(tally.seconds[int(0.95 * (len(tally.seconds) - 1))], 2) if tally.seconds else None,
-        "most_lost_steps": tally.most_lost,
-        "goodput": round(statistics.mean(tally.goodput), 3) if tally.goodput else None,
-        "jobs_with_other_bytes_or_samples": len(tally.bad_jobs),
-    }
-    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-    sys.stdout.write(json.dumps(kept[name], indent=1) + "\n")
 
 
 def finish(campaign: Campaign, tally: Tally, minutes: float) -> int:
