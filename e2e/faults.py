@@ -34,10 +34,12 @@ class Undisturbed:
 
     def sha256(self, job: Job) -> str:
         """Of the adapter that `job` has to end with."""
-        epochs = int(job.object["spec"]["training"]["epochs"])
+        return self.sha256_of(int(job.object["spec"]["training"]["epochs"]))
+
+    def sha256_of(self, epochs: int) -> str:
         if epochs not in self.known:
-            status = self.team.submit(f"undisturbed-{epochs}", training={"epochs": epochs}).wait_complete()
-            self.known[epochs] = str(status["output"]["sha256"])
+            job = self.team.submit(f"undisturbed-{epochs}", training={"epochs": epochs})
+            self.known[epochs] = str(job.wait_complete(deadline_seconds=120.0 + 30.0 * epochs)["output"]["sha256"])
         return self.known[epochs]
 
 

@@ -154,6 +154,7 @@ def test_chaos(
     team: Team, undisturbed: Undisturbed, figures: Figures, product: Product, nodes_under_control: Cluster, request: pytest.FixtureRequest
 ) -> None:
     seed, minutes = request.config.getoption("--seed"), request.config.getoption("--minutes")
+    undisturbed.sha256_of(CHAOS["epochs"])  # first: its minutes have no faults
     chance, tally, began = random.Random(seed), Tally(), time.time()
     hands = Hands(cluster=nodes_under_control, product=product, chance=chance)
     while time.time() - began < 60.0 * minutes:
