@@ -6,7 +6,7 @@
 The writer takes a slot that is neither newest nor leased: sequence odd, bytes, CRC, sequence even. A reader leases a slot, reads,
 checks the CRC and then the sequence again. One writer and one leasing reader at a time; no locks, because either side may be
 killed at any instruction. Torch-free: the state is anything with the buffer protocol (fp32, adapter | m | v, one after another).
-A write may run in a thread beside training: it never holds the interpreter's lock for longer than it takes to copy one chunk.
+A write may run in a thread beside training: copy and checksum are one call each that does not hold the interpreter's lock.
 """
 
 import mmap
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 NUM_SLOTS = 3
 _PAGE = 4096
 _RECORD_BYTES = 64 * 1024
-_CHUNK_BYTES = 256 * 1024  # copied under the interpreter's lock; the checksum, of the same bytes while they are in cache, needs no lock
 _MAGIC = b"FTSLOTS1"
 _FILE_HEADER = struct.Struct("<8sQ")
 _SLOT_HEADER = struct.Struct("<QQQQQQ")  # sequence, formation, step, state bytes, record bytes, crc
@@ -97,13 +96,8 @@ class SlotFile:
         numbers = (state_id.formation, state_id.step, view.nbytes, len(encoded))
         _SLOT_HEADER.pack_into(memory, start, busy, *numbers, 0)
         memory[start + _PAGE : start + _PAGE + len(encoded)] = encoded
-        body = start + _PAGE + _RECORD_BYTES
-        checksum = 0
-        for offset in range(0, view.nbytes, _CHUNK_BYTES):
-            chunk = view[offset : offset + _CHUNK_BYTES]
-            memory[body + offset : body + offset + chunk.nbytes] = chunk
-            checksum = zlib.crc32(chunk, checksum)
-        _SLOT_HEADER.pack_into(memory, start, busy + 1, *numbers, checksum)
+        _write_all(self._fd, view, start + _PAGE + _RECORD_BYTES)
+        _SLOT_HEADER.pack_into(memory, start, busy + 1, *numbers, zlib.crc32(view))
 
     def newest_id(self) -> StateId | None:
         """Name of the newest complete state, without reading it."""
@@ -182,3 +176,10 @@ class SlotFile:
         if self._map is not None:
             self._map.close()
         self._map, self._capacity = None, 0
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    """Into the pages that the map shows too. A copy into the map would hold the interpreter's lock; the kernel takes 2 GiB at a time."""
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
