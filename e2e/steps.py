@@ -60,6 +60,10 @@ class StepWatch:
     def newest_formation(self) -> int:
         return max((formation for formation, _ in tuple(self.seen)), default=0)
 
+    def furthest_step(self, at: float) -> int:
+        """Number of the newest step that was finished by then."""
+        return max((step for (_, step), moment in tuple(self.seen.items()) if moment <= at), default=0)
+
     def longest_pause(self, *, since: float) -> float:
         """Seconds between two finished steps, the last one before `since` included."""
         times = [step.at for step in self.steps()]

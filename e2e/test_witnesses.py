@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.goodput import plan, witness_of
+from e2e.goodput import lost_steps, pace, plan
 from e2e.history import History
 from e2e.steps import StepWatch, newest_in, read_newest
 from finetune_contract.slots import SlotFile
@@ -33,11 +33,10 @@ def test_what_a_formation_resumes_from_is_no_step() -> None:
     assert DISTURBED.longest_pause(since=7.5) == 1.0
 
 
-def test_time_that_made_lasting_steps_is_goodput_and_no_other() -> None:
-    witness = witness_of(DISTURBED, since=0.0, until=10.0)
-    assert witness.lost_steps == 1, "step 3 of formation 1"
-    assert witness.by_number == pytest.approx(0.4)
-    assert witness.by_gaps == pytest.approx(0.3), "1 s each for steps 2, 3 and 4: the wait before step 3 of formation 2 was none"
+def test_a_step_that_is_computed_again_is_lost_and_counts_once() -> None:
+    assert pace(DISTURBED, since=0.5, until=8.5) == 0.5, "steps 1 to 4 in 8 s"
+    assert pace(DISTURBED, since=3.5, until=7.5) == 0.0
+    assert lost_steps(DISTURBED, since=0.0, until=10.0) == 1, "step 3 of formation 1"
 
 
 def test_a_plan_has_the_promised_shares_and_is_the_same_for_the_same_seed() -> None:

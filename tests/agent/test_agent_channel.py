@@ -1,6 +1,9 @@
 """The channel comes back by itself, says everything again, and never depends on what it was told before."""
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -88,6 +91,33 @@ async def test_a_coordinator_that_was_away_is_found_again(channel, coordinator):
     await again.until(lambda: again.heard("a", Warned))
     assert [warned.reason for warned in again.heard("a", Warned)] == ["Heard"]
     await again.close()
+
+
+@contextlib.contextmanager
+def an_address_that_is_silent() -> Iterator[int]:
+    """A port whose queue is full: what wants to connect is neither taken nor refused, as at the address of a pod that is gone."""
+    with socket.socket() as server, contextlib.ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        while True:
+            client = waiting.enter_context(socket.socket())
+            client.settimeout(0.2)
+            try:
+                client.connect(server.getsockname())
+            except TimeoutError:
+                break
+        yield server.getsockname()[1]
+
+
+async def test_an_address_at_which_nothing_answers_is_not_waited_for_long(channel, coordinator, tmp_path):
+    await coordinator.until(lambda: coordinator.heard("a", Hello))
+    with an_address_that_is_silent() as port:
+        write_channel(tmp_path / "channel", port)
+        await coordinator.sockets["a"].close()
+        await asyncio.sleep(0.3)  # it hangs in its first attempt
+        assert not channel.is_connected
+        write_channel(tmp_path / "channel", coordinator.port)
+        await coordinator.until(lambda: len(coordinator.heard("a", Hello)) == 2, seconds=2.0)
 
 
 async def test_a_frame_that_is_no_order_is_left_out_and_the_next_is_taken(channel, coordinator):

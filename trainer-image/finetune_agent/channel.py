@@ -19,7 +19,9 @@ from finetune_contract.values import Value
 
 HEARTBEAT_SECONDS = 5.0
 _FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.1, 2.0
-_CONNECT_SECONDS = 3.0
+# An operator that was killed leaves an address behind at which nothing answers, not even with a refusal: it must not be waited for long.
+_CONNECT_SECONDS = 1.0
+_HANDSHAKE_SECONDS = 6.0
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +73,7 @@ class Channel:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             connecting = session.ws_connect(url, headers=headers, ssl=self._trust(), heartbeat=HEARTBEAT_SECONDS, max_msg_size=1 << 20)
-            async with asyncio.timeout(2 * _CONNECT_SECONDS):
+            async with asyncio.timeout(_HANDSHAKE_SECONDS):
                 socket = await connecting
             async with socket:
                 await self._talk(socket)
