@@ -168,7 +168,7 @@ def test_chaos(
 def epochs_of(team: Team, seconds: float) -> int:
     """After how many this machine has trained so long."""
     spent = team.submit("pace", training={"epochs": PACED_EPOCHS}).wait_complete(deadline_seconds=900)["goodput"]
-    return max(1, round(PACED_EPOCHS * seconds / spent["trainingSeconds"]))
+    return max(1, round(PACED_EPOCHS * seconds / float(spent["trainingSeconds"])))
 
 
 def note(tally: Tally, account: Account, injuries_done: list[Injury]) -> None:
