@@ -18,7 +18,7 @@ from e2e.fixtures import Product
 from e2e.product import Job, JsonObject, Kubectl, NotReached, Team, wait_until
 
 LONGEST = {"epochs": 40}  # for what takes a grace period, or the minute in which a changed Secret reaches a pod
-LONGER = {"epochs": 10}  # for what lasts 20 s
+LONGER = {"epochs": 10}  # for what lasts 20 s, or needs two commits at a distance
 LONG = {"epochs": 6}  # for a warned loss: the replacement has to import torch while the others train on
 SHORT = {"epochs": 4}  # for all other faults: nobody trains until the replacement is there
 ENDED = {"Succeeded", "Failed"}

@@ -12,6 +12,7 @@ from tests.faults.ledger import Figures
 
 from e2e.faults import (
     LONG,
+    LONGER,
     LONGEST,
     Undisturbed,
     cordoned,
@@ -40,7 +41,7 @@ ABSENT_IMAGE = "localhost/absent:1"
 def test_a_damaged_commit_is_named_and_the_one_before_is_taken(
     team: Team, undisturbed: Undisturbed, figures: Figures, s3: Any, nodes_under_control: Cluster
 ) -> None:
-    job = in_training(team, "commit-damaged", checkpoint=SPARSE)
+    job = in_training(team, "commit-damaged", training=LONGER, checkpoint=SPARSE)
     wait_until("two commits", lambda: len(states(s3, team, job)) >= 2, deadline_seconds=60)
     members, bound = job.live_pods(), steps_within(job, 3 * SPARSE["minIntervalSeconds"])
     wound = strike(job, figures)
