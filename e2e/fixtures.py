@@ -123,6 +123,7 @@ def inputs(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
             s3.upload_file(str(file), "models", f"{architecture}-tiny/{file.name}")
     rows = (ROOT / "examples" / "support" / "rows.jsonl").read_bytes().splitlines(keepends=True)
     s3.put_object(Bucket="data", Key="support.jsonl", Body=b"".join(rows))
+    s3.put_object(Bucket="data", Key="endless.jsonl", Body=b"".join(rows * 5))  # 1000 epochs outlast 20 minutes on any machine
     s3.put_object(Bucket="data", Key="held-out.jsonl", Body=b"".join(rows[:20]))
 
 

@@ -22,7 +22,6 @@ from tests.faults.ledger import Figures
 from tests.faults.tally import Tally, keep_run
 
 from e2e import injuries
-from e2e.bench_recovery import ENDLESS
 from e2e.faults import Account, Undisturbed, came_through, in_training, is_warned, moment, strike
 from e2e.fixtures import ROOT, Product
 from e2e.harness.cluster import Cluster
@@ -82,7 +81,8 @@ def lost_steps(watch: StepWatch, *, since: float, until: float) -> int:
 def test_goodput(spares: int, team: Team, product: Product, nodes_under_control: Cluster, request: pytest.FixtureRequest) -> None:
     seed, minutes = request.config.getoption("--seed"), request.config.getoption("--minutes")
     hands = Hands(cluster=nodes_under_control, product=product, chance=random.Random(seed))
-    job = team.submit(f"goodput-{spares}", resources={"spares": spares}, **ENDLESS)
+    dataset = {"uri": "s3://data/endless.jsonl", "evalFraction": None}
+    job = team.submit(f"goodput-{spares}", resources={"spares": spares}, training={"epochs": 1000}, dataset=dataset)
     job.wait_phase("Training", deadline_seconds=120)
     with watching_steps(job.name) as watch:
         wait_until("its spares", lambda: hands.status(job).get("readySpares", 0) == spares, deadline_seconds=120)
