@@ -1,11 +1,12 @@
 """What snapshots, uploads and the canonical sum cost training: `python -m tests.faults.bench_training` prints tables.
 
 Snapshots: the real loop and a real uploader process; the loop's `Snapshots` is watched from outside, and switched off in every second
-block of seconds of one and the same run, so that other work on the machine meets both sides alike. The sum: the ranks of one gloo group.
+step of one run over equal rows, so that other work on the machine meets both sides alike. The sum: the ranks of one gloo group.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -47,13 +48,20 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step as the loop lived it. `block` counts from 0; snapshots are off in every second one."""
+    """One step as the loop lived it. `is_on`: the snapshot of the step before was written beside it."""
 
-    block: int
     is_on: bool
     tokens: int
     seconds: float
     blocked_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """A run that was watched. `uploader_share`: CPU seconds of the uploader per second."""
+
+    steps: list[Step]
+    uploader_share: float
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -67,16 +75,11 @@ def quantile(values: list[float], share: float) -> float:
 def measure_snapshots(folder: Path, *, seconds: float) -> list[Row]:
     """Blocked milliseconds with uploads back to back, then the cost in tokens/s at the default interval; it gets most of the time."""
     make_tiny_model(folder / "model", hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS)
-    busy = train_watched(folder / "busy", folder / "model", interval_seconds=0.0, block_seconds=1e9, seconds=seconds / 4)
-    blocked = [1000 * step.blocked_seconds for step in busy]
-    paired = train_watched(
-        folder / "paired",
-        folder / "model",
-        interval_seconds=DEFAULT_INTERVAL_SECONDS,
-        block_seconds=DEFAULT_INTERVAL_SECONDS + 2,
-        seconds=3 * seconds / 4,
-    )
-    costs = costs_of(paired)
+    busy = train_watched(folder / "busy", folder / "model", interval_seconds=0.0, every=1, seconds=seconds / 4)
+    blocked = [1000 * step.blocked_seconds for step in busy.steps]
+    paired = train_watched(folder / "paired", folder / "model", interval_seconds=DEFAULT_INTERVAL_SECONDS, every=2, seconds=3 * seconds / 4)
+    costs = costs_of(paired.steps)
+    low, high = median_interval(costs)
     return [
         Row(
             name="training thread blocked per step, uploads back to back",
@@ -85,35 +88,45 @@ def measure_snapshots(folder: Path, *, seconds: float) -> list[Row]:
             n=len(blocked),
         ),
         Row(
-            name="cost in tokens/s of snapshots and uploads at the default interval, paired blocks",
+            name="cost of a snapshot in tokens/s, every second step with one (beside the median: where 95 % of medians lie)",
             p50=f"{statistics.median(costs):+.2%}",
-            p95=f"{quantile(costs, 0.95):+.2%}",
+            p95=f"{low:+.2%} to {high:+.2%}",
             n=len(costs),
+        ),
+        Row(
+            name="the uploader at the default interval, share of one core",
+            p50=f"{paired.uploader_share:.2%}",
+            p95="-",
+            n=1,
         ),
     ]
 
 
 def costs_of(steps: list[Step]) -> list[float]:
-    """Share of tokens/s lost in each block with snapshots, against the mean of the blocks without beside it."""
-    speeds = {}
-    for block in sorted({step.block for step in steps})[:-1]:  # the last one was cut short
-        inside = [step for step in steps if step.block == block]
-        # By step and not by sum: a step that another process disturbed must not decide.
-        speeds[block] = (inside[0].is_on, statistics.median(step.tokens / step.seconds for step in inside))
-    costs = []
-    for block, (is_on, speed) in speeds.items():
-        beside = [speeds[other][1] for other in (block - 1, block + 1) if other in speeds]
-        if is_on and len(beside) == 2:
-            costs.append(1 - speed / statistics.mean(beside))
-    return costs
+    """Share of tokens/s lost in each step with a snapshot beside it, against the mean of the steps without before and after it."""
+    speeds = [step.tokens / step.seconds for step in steps]
+    return [
+        1 - speeds[index] / statistics.mean((speeds[index - 1], speeds[index + 1]))
+        for index in range(1, len(steps) - 1)
+        if steps[index].is_on and not steps[index - 1].is_on and not steps[index + 1].is_on
+    ]
 
 
-def train_watched(folder: Path, model: Path, *, interval_seconds: float, block_seconds: float, seconds: float) -> list[Step]:
-    """Train as one rank for so long, with an uploader that follows."""
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """Order statistics between which the median lies in 95 of 100 cases, whatever the distribution."""
+    ordered, half_width = sorted(values), 0.98 * math.sqrt(len(values))
+    middle = (len(values) - 1) / 2
+    return ordered[max(0, math.floor(middle - half_width))], ordered[min(len(values) - 1, math.ceil(middle + half_width))]
+
+
+def train_watched(folder: Path, model: Path, *, interval_seconds: float, every: int, seconds: float) -> Watch:
+    """Train as one rank for so long, with a snapshot in every so many steps and an uploader that follows."""
     folder.mkdir()
+    rows = folder / "equal.jsonl"  # of one length: a step with short rows makes fewer tokens a second
+    rows.write_text(f"{ROWS.read_text().splitlines()[0]}\n" * 400)
     config = a_config(
         model,
-        ROWS,
+        rows,
         adapter={"rank": RANK, "alpha": RANK},
         training={"maxSteps": 100_000, "epochs": 1000, "globalBatchSize": 4, "maxSequenceLength": 128, "learningRate": 1e-4},
         checkpoint={"uri": f"file://{folder}/checkpoints", "minIntervalSeconds": interval_seconds},
@@ -122,13 +135,15 @@ def train_watched(folder: Path, model: Path, *, interval_seconds: float, block_s
     order = an_order(config, folder, slots_fd=slots_fd, master_port=free_port())
     (folder / "order.json").write_text(order.model_dump_json())
     log = folder / "steps.jsonl"
-    with an_uploader(folder, config, slots_fd):
-        command = [sys.executable, "-m", "tests.faults.bench_training", "--watched", str(folder), "--block-seconds", str(block_seconds)]
+    with an_uploader(folder, config, slots_fd) as uploader:
+        command = [sys.executable, "-m", "tests.faults.bench_training", "--watched", str(folder), "--every", str(every)]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         trainer = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=(slots_fd,), stdout=subprocess.DEVNULL)
         try:
             wait_for(log)
+            before = cpu_seconds(uploader)
             time.sleep(seconds)
+            uploader_share = (cpu_seconds(uploader) - before) / seconds
             assert trainer.poll() is None, "the trainer ended"
         finally:
             trainer.kill()
@@ -136,11 +151,17 @@ def train_watched(folder: Path, model: Path, *, interval_seconds: float, block_s
         assert any((folder / "checkpoints").rglob("*.json")), "nothing was uploaded"
     os.close(slots_fd)
     lines = log.read_text().splitlines()
-    return [Step(**json.loads(line)) for line in lines[3:-1]]  # without warm-up and what the kill cut off
+    steps = [Step(**json.loads(line)) for line in lines[3:-1]]  # without warm-up and what the kill cut off
+    return Watch(steps=steps, uploader_share=uploader_share)
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")  # its own and its children's, user and system
 
 
 @contextmanager
-def an_uploader(folder: Path, config: JobConfig, slots_fd: int) -> Iterator[None]:
+def an_uploader(folder: Path, config: JobConfig, slots_fd: int) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "config.json").write_text(config.model_dump_json())
     names = ("CHANNEL", "TOKEN", "WORK_DIR", "STATE_DIR")
     environment = os.environ | {f"FINETUNE_{name}": str(folder) for name in names}
@@ -152,7 +173,7 @@ def an_uploader(folder: Path, config: JobConfig, slots_fd: int) -> Iterator[None
         uploader.stdin.write(render_message(Follow(formation=1)).encode() + b"\n")
         uploader.stdin.flush()
         try:
-            yield
+            yield uploader
         finally:
             uploader.kill()
 
@@ -164,7 +185,7 @@ def wait_for(file: Path, deadline_seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def run_watched(folder: Path, block_seconds: float) -> None:
+def run_watched(folder: Path, every: int) -> None:
     """In the trainer's process: the loop as it is, with a `Snapshots` that notes how long the training thread waits for it."""
     from finetune_trainer import loop
     from finetune_trainer.snapshots import Snapshots
@@ -172,26 +193,23 @@ def run_watched(folder: Path, block_seconds: float) -> None:
 
     order = RunOrder.model_validate_json((folder / "order.json").read_text())
     log = os.open(folder / "steps.jsonl", os.O_WRONLY | os.O_CREAT)
-    began = time.perf_counter()
 
     class Watched(Snapshots):
-        blocked = 0.0
-        last_at = last_tokens = 0.0
+        blocked = last_at = 0.0
+        last_tokens, was_on = 0, False
 
         def begin(self, record: RunRecord, then: Callable[[], None] | None = None) -> None:
             now = time.perf_counter()
-            block = int((now - began) / block_seconds)
-            is_on = block % 2 == 0
             step = Step(
-                block=block,
-                is_on=is_on,
-                tokens=record.tokens_total - int(self.last_tokens),
+                is_on=self.was_on,
+                tokens=record.tokens_total - self.last_tokens,
                 seconds=now - self.last_at,
                 blocked_seconds=self.blocked,
             )
             os.write(log, json.dumps(step.__dict__).encode() + b"\n")
             self.last_at, self.last_tokens, self.blocked = now, record.tokens_total, 0.0
-            if is_on:
+            self.was_on = record.step % every == 0
+            if self.was_on:
                 super().begin(record, then)
             self.blocked += time.perf_counter() - now
 
@@ -272,11 +290,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--watched", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--block-seconds", type=float, default=1e9, help=argparse.SUPPRESS)
+    parser.add_argument("--every", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--sum", type=int, nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.watched is not None:
-        run_watched(arguments.watched, arguments.block_seconds)
+        run_watched(arguments.watched, arguments.every)
         return 0
     if arguments.sum is not None:
         run_sum(*arguments.sum)

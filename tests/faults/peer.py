@@ -82,7 +82,8 @@ def launch(script: Path, folder: Path) -> list[subprocess.Popen[bytes]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+    # torchrun leaves its own temporary folder behind when it is ended
+    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     flags = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "100", "--monitor-interval", "0.1"]
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "peer"]
     command = [sys.executable, "-m", "torch.distributed.run", *flags, *meeting, str(script), str(folder), str(STEPS_BETWEEN_CHECKPOINTS)]
