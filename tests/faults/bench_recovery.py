@@ -117,7 +117,7 @@ def snapshot_rows(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = measure_snapshots(Path(folder), seconds=seconds)
     for row in rows:
-        wanted = "5 ms" if "blocked" in row.name else "0.5 %"
+        wanted = "5 ms" if "blocked" in row.name else "0.5 %" if "cost" in row.name else "-"
         show(f"| snapshots: {row.name} | {row.n} | {row.p50} | {row.p95} | {wanted} | - |\n")
 
 

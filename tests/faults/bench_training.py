@@ -80,25 +80,12 @@ def measure_snapshots(folder: Path, *, seconds: float) -> list[Row]:
     paired = train_watched(folder / "paired", folder / "model", interval_seconds=DEFAULT_INTERVAL_SECONDS, every=2, seconds=3 * seconds / 4)
     costs = costs_of(paired.steps)
     low, high = median_interval(costs)
+    in_words = "cost of a snapshot in tokens/s, every second step with one (beside the median: where 95 % of medians lie)"
+    median, p95 = f"{quantile(blocked, 0.5):.2f} ms", f"{quantile(blocked, 0.95):.2f} ms"
     return [
-        Row(
-            name="training thread blocked per step, uploads back to back",
-            p50=f"{quantile(blocked, 0.5):.2f} ms",
-            p95=f"{quantile(blocked, 0.95):.2f} ms",
-            n=len(blocked),
-        ),
-        Row(
-            name="cost of a snapshot in tokens/s, every second step with one (beside the median: where 95 % of medians lie)",
-            p50=f"{statistics.median(costs):+.2%}",
-            p95=f"{low:+.2%} to {high:+.2%}",
-            n=len(costs),
-        ),
-        Row(
-            name="the uploader at the default interval, share of one core",
-            p50=f"{paired.uploader_share:.2%}",
-            p95="-",
-            n=1,
-        ),
+        Row(name="training thread blocked per step, uploads back to back", p50=median, p95=p95, n=len(blocked)),
+        Row(name=in_words, p50=f"{statistics.median(costs):+.2%}", p95=f"{low:+.2%} to {high:+.2%}", n=len(costs)),
+        Row(name="the uploader at the default interval, share of one core", p50=f"{paired.uploader_share:.2%}", p95="-", n=1),
     ]
 
 
@@ -200,12 +187,8 @@ def run_watched(folder: Path, every: int) -> None:
 
         def begin(self, record: RunRecord, then: Callable[[], None] | None = None) -> None:
             now = time.perf_counter()
-            step = Step(
-                is_on=self.was_on,
-                tokens=record.tokens_total - self.last_tokens,
-                seconds=now - self.last_at,
-                blocked_seconds=self.blocked,
-            )
+            tokens, seconds = record.tokens_total - self.last_tokens, now - self.last_at
+            step = Step(is_on=self.was_on, tokens=tokens, seconds=seconds, blocked_seconds=self.blocked)
             os.write(log, json.dumps(step.__dict__).encode() + b"\n")
             self.last_at, self.last_tokens, self.blocked = now, record.tokens_total, 0.0
             self.was_on = record.step % every == 0
