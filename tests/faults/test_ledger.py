@@ -114,7 +114,8 @@ def test_pytest_says_what_passed(tmp_path):
     (tmp_path / "test_faults.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = fault(number): f\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert "1 failed, 2 passed, 1 skipped, 1 error" in said.stdout, said.stdout
     assert [(result.fault, result.passed, result.seconds) for result in read_lines(tmp_path / "lines.jsonl")] == [
         (5, True, 1.5),

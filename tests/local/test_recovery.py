@@ -21,7 +21,7 @@ async def test_a_killed_worker_is_resumed_from_memory_and_changes_no_byte(undist
         run.kill_worker(run.members[1])
         status = await run.wait_end(deadline_seconds=60)
     assert status.is_true("Complete"), status.conditions
-    assert status.restarts.crashes == 1
+    assert status.restarts.crashes == 1, status.recoveries
     assert status.recoveries[0].resumed_step >= killed_at
     assert adapter_sha256(tmp_path) == undisturbed[1]
 
