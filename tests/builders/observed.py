@@ -92,7 +92,8 @@ def a_session(serial: int, **changes) -> Session:
 
 def a_formation(**changes) -> FormationEntry:
     entry = FormationEntry(number=1, serials=(1, 2), master_port=29500, ordered_at=ago(60), first_step_at=ago(50), resumed_step=0)
-    return entry.model_copy(update=changes)
+    serials = changes.get("serials", entry.serials)
+    return entry.model_copy(update={"uids": tuple(uid_of(serial) for serial in serials)} | changes)
 
 
 def training_status(**changes) -> JobStatus:

@@ -7,8 +7,10 @@ from tests.kube.builders import UID, pod_object, terminated
 
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.kube.cache import Entry
 from finetune_operator.kube.pod_view import parse_pod, parse_pod_entry
 
+OWNER = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "name": "support-bot", "uid": UID, "controller": True}
 WORDS = FailureReport(failure_class=FailureClass.USER_ERROR, message="row 17 has no messages", rank=0)
 
 
@@ -70,7 +72,7 @@ def test_a_deleting_pod_tells_when_it_is_killed() -> None:
 
 def test_a_pod_belongs_to_the_job_that_controls_it() -> None:
     entry = parse_pod_entry(pod_object())
-    assert entry is not None
+    assert isinstance(entry, Entry)
     assert (entry.owner_key, entry.owner_uid, entry.resource_version) == (("team-a", "support-bot"), UID, "200")
 
 
@@ -81,9 +83,41 @@ def test_a_pod_belongs_to_the_job_that_controls_it() -> None:
         {"ownerReferences": [{"kind": "FineTuneJob", "uid": "another", "controller": True}]},
         {"ownerReferences": [{"kind": "ReplicaSet", "uid": UID, "controller": True}]},
         {"ownerReferences": [{"kind": "FineTuneJob", "uid": UID}]},
-        {"labels": {"finetune.dev/job-uid": "another"}},
-        {"labels": {"finetune.dev/serial": "three"}},
+        {"ownerReferences": [OWNER | {"apiVersion": "evil.example/v1"}]},
+        {"ownerReferences": [OWNER | {"apiVersion": "finetune.dev.evil.example/v1"}]},
+        {"ownerReferences": [OWNER | {"apiVersion": None}]},
+        {"ownerReferences": [OWNER | {"controller": "true"}]},
+        {"ownerReferences": [OWNER | {"uid": ""}]},
+        {"ownerReferences": [OWNER | {"name": None}]},
+        {"ownerReferences": "support-bot"},
     ],
 )
 def test_a_pod_that_only_wears_our_labels_is_nobodys(metadata) -> None:
     assert parse_pod_entry(pod_object(metadata=metadata)) is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {"finetune.dev/job": None},
+        {"finetune.dev/job-uid": "another"},
+        {"finetune.dev/serial": "three"},
+        {"finetune.dev/serial": "\u00b2"},
+        {"finetune.dev/serial": "9" * 63},
+    ],
+)
+def test_labels_do_not_decide_whose_pod_it_is(labels) -> None:
+    entry = parse_pod_entry(pod_object(metadata={"labels": labels}))
+    assert isinstance(entry, Entry)
+    assert (entry.owner_key, entry.owner_uid) == (("team-a", "support-bot"), UID)
+
+
+def test_a_phase_of_a_later_kubernetes_says_nothing() -> None:
+    assert parse_pod(pod_object(status={"phase": "Resizing"})).phase is PodPhase.UNKNOWN
+
+
+def test_a_status_that_cannot_be_understood_hides_no_member() -> None:
+    entry = parse_pod_entry(pod_object(status={"phase": ["Running"], "containerStatuses": "none", "conditions": 7}))
+    assert isinstance(entry, Entry)
+    assert (entry.uid, entry.value.phase) == ("pod-uid", PodPhase.UNKNOWN)

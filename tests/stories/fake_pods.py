@@ -40,8 +40,8 @@ class FakePods:
         self.is_unkind = False  # the scheduler takes the first member of every gang before the second of any
         self.num_uids = 0
 
-    def observe(self, job_uid: str) -> tuple[PodView, ...]:
-        shown = [pod.seen for pod in self.pods.values() if pod.job_uid == job_uid and pod.seen is not None]
+    def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
+        shown = [pod.seen for pod in self.pods.values() if pod.job_uid == job.metadata.uid and pod.seen is not None]
         return tuple(sorted(shown, key=lambda pod: pod.serial))
 
     async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused:
@@ -50,6 +50,7 @@ class FakePods:
             return NameTaken()
         known = next((pod for pod in self.pods.values() if pod.view.name == name), None)
         if known is not None:
+            known.seen = known.view  # adopted: what was read goes into the cache
             return Created(uid=known.view.uid)
         if self.refusal is not None or (self.quota is not None and len(self.pods) >= self.quota):
             return Refused(message=self.refusal or f"403 exceeded quota: pods, limited: {self.quota}")
@@ -66,6 +67,7 @@ class FakePods:
         if self.lost_answers:
             self.lost_answers -= 1
             raise TimeoutError("POST timed out")
+        self.pods[uid].seen = view  # the answer goes into the cache
         return Created(uid=uid)
 
     async def delete(self, job: FineTuneJob, uid: str, name: str, grace_seconds: int | None) -> None:

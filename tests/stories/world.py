@@ -34,12 +34,16 @@ class FakeJobs:
         self.conflicts = 0  # so many of the next writes meet a 409
         self.dies_after_writes: int | None = None
         self.stale: dict[Key, FineTuneJob] = {}
+        self.unreadable: set[Key] = set()
 
     def get(self, key: Key) -> FineTuneJob | None:
         return self.stale.get(key) or self.jobs.get(key)
 
     def keys(self) -> tuple[Key, ...]:
         return tuple(self.jobs)
+
+    async def tell_unreadable(self, key: Key) -> float | None:
+        return 60.0 if key in self.unreadable else None
 
     async def write_status(self, job: FineTuneJob, status: JobStatus) -> Written | Conflict | Gone:
         stored = self.jobs.get(job.key)

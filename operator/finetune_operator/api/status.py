@@ -4,7 +4,7 @@ Intent is a set: a serial enters `members` before its pod is created and leaves 
 """
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -44,10 +44,11 @@ class MemberEntry(StatusValue):
 
 
 class FormationEntry(StatusValue):
-    """The newest formation that was ordered. `serials` in node rank order. `is_over` once it was stopped or it failed."""
+    """The newest formation that was ordered. `serials` and `uids`, of their pods, in node rank order; `is_over`: stopped or failed."""
 
     number: int
     serials: tuple[int, ...] = Field(max_length=256)
+    uids: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=256)
     master_port: int
     resume: StateId | None = None
     resume_serial: int | None = None  # holds `resume` as a snapshot; None: it is a commit, or the store is looked up
@@ -57,6 +58,10 @@ class FormationEntry(StatusValue):
     furthest_step: int = 0  # of all formations before it; a crash before it was passed is one without progress
     is_over: bool = False
     over_at: datetime | None = None
+
+    def uid_of(self, serial: int) -> str | None:
+        """None for a serial that takes no part, and in a formation that was ordered before uids were kept."""
+        return dict(zip(self.serials, self.uids, strict=False)).get(serial)
 
 
 class PinnedInputs(InputDigests):

@@ -29,6 +29,7 @@ STATUS_WORDS = {
     "members[].isSpare": "True: kept ready, without a place.",
     "formation.number": "Its number, from 1.",
     "formation.serials": "Its members in the order of node ranks.",
+    "formation.uids": "Uids of their pods, in the same order; only these pods speak for the formation.",
     "formation.masterPort": "Port of the process group's store on node rank 0.",
     "formation.resume.formation": "Formation of the state that it resumes from.",
     "formation.resume.step": "Step of the state that it resumes from.",

@@ -35,6 +35,7 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         changed_at=now,
         last_heard_at=now,
         contract_version=hello.contract_version,
+        term=hello.term,
         address=hello.address,
         port=hello.port,
         probe_port=hello.probe_port,

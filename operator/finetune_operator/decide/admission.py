@@ -54,8 +54,8 @@ def wait_for_a_turn(gang: Gang) -> Answer | None:
     placement = gang.status.placement
     if placement.placing_since is not None or gang.members:
         return None
-    if placement.backoff_until is not None and placement.backoff_until > gang.now:
-        seconds = (placement.backoff_until - gang.now).total_seconds()
+    seconds = 0.0 if placement.backoff_until is None else (placement.backoff_until - gang.now).total_seconds()
+    if 0 < seconds <= MAX_BACKOFF_SECONDS:  # more is left only when the clock was set back
         return _queued(gang, gang.status, reason="BackingOff", why=placement.why or "it backs off", look_again_seconds=seconds)
     ahead = who_is_ahead(gang.observed, gang.job.key)
     if ahead is None:

@@ -140,8 +140,8 @@ def _other_inputs(gang: Gang) -> Trouble | None:
 
 def _published(gang: Gang) -> Output | None:
     """What some member published, or what the words of one say that ended by itself after its work was done."""
-    said = [member.session.output for member in gang.everyone if member.session is not None]
-    said += [member.pod.output for member in gang.everyone if member.pod is not None]
+    said = [member.session.output for member in gang.known if member.session is not None]
+    said += [member.pod.output for member in gang.known if member.pod is not None]
     return next((output for output in said if output is not None), None)
 
 

@@ -162,6 +162,7 @@ def _start(gang: Gang, answer: FormationAnswer, crew: tuple[Member, ...]) -> For
     entry = FormationEntry(
         number=number,
         serials=tuple(member.serial for member in crew),
+        uids=tuple(member.uid or "" for member in crew),
         master_port=first.port,
         resume=resume.state,
         resume_serial=None if resume.holder is None else resume.holder.serial,

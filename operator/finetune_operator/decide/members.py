@@ -127,9 +127,9 @@ def clear_what_is_not_listed(gang: Gang, answer: MembersAnswer) -> MembersAnswer
     """Surplus pods go; a leaving member of the running formation stays until it is left; the last failed ones stay for their logs."""
     listed = {entry.serial for entry in answer.status.members}
     formation = answer.status.formation
-    crew = set(formation.serials) if formation is not None and not formation.is_over else set()
+    crew = set(formation.uids) if formation is not None and not formation.is_over else set()
     candidates = [*gang.strays, *(member.pod for member in gang.members if member.pod is not None and member.serial not in listed)]
-    live = [pod for pod in candidates if not pod.is_over and not pod.is_deleting and pod.serial not in crew]
+    live = [pod for pod in candidates if not pod.is_over and not pod.is_deleting and pod.uid not in crew]
     failed = sorted((pod for pod in candidates if pod.is_over), key=lambda pod: pod.serial, reverse=True)
     doomed = (*live, *(pod for pod in failed[KEPT_FAILED_PODS:] if not pod.is_deleting))
     return replace(answer, delete=tuple(delete_pod(pod) for pod in doomed))
@@ -181,4 +181,6 @@ def back_off_after(failures: MemberFailures) -> datetime | None:
 
 
 def seconds_left(now: datetime, until: datetime | None) -> float:
-    return 0.0 if until is None else max((until - now).total_seconds(), 0.0)
+    """More than any back-off takes is left only when the clock was set back since: then nothing is."""
+    left = 0.0 if until is None else (until - now).total_seconds()
+    return left if 0 < left <= MAX_SILENT_BACKOFF_SECONDS else 0.0

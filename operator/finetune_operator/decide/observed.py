@@ -1,5 +1,6 @@
 """Everything one pass may know, as one frozen value. Nothing in here can wait, fail or change."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -74,6 +75,7 @@ class Session:
     leaving_until: datetime | None
     warnings: tuple[tuple[str, str], ...] = ()  # (reason, message)
     unreachable_peers: frozenset[str] = field(default_factory=frozenset)  # uids that answered no probe
+    term: int = 0  # the newest that its agent had obeyed when it said hello
     probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
     storage: StorageState | None = None  # None: it did not try the store yet
 
@@ -105,5 +107,6 @@ class Observed:
     is_judging: bool = True  # False inside the reconnect window after the lease was taken
     last_applied_error: str | None = None  # "403 exceeded quota ..." of the newest refused creation
     trainer_image: str = ""
+    noted: Mapping[int, str] = field(default_factory=dict)  # uid by serial: of pods that were created and are not in the status yet
     taken_serials: frozenset[int] = field(default_factory=frozenset)  # their names belong to somebody else
     spec_errors: tuple[str, ...] = ()  # what the schema cannot say, each with its field path

@@ -47,7 +47,7 @@ def _told(gang: Gang, answer: Answer) -> JobStatus:
     status, old = answer.status, gang.status
     is_over = answer.phase in ENDED
     progress = _progress(gang, old.progress)
-    ready = {member.serial for member in gang.everyone if member.is_ready}
+    ready = {member.serial for member in gang.known if member.is_ready}
     num_ready = old.ready_members if is_over else sum(entry.serial in ready for entry in status.places)
     reported = {
         "observed_generation": gang.job.metadata.generation,

@@ -30,7 +30,7 @@ def _saving_since(gang: Gang) -> datetime | None:
 
 
 def _working(gang: Gang) -> tuple[Member, ...]:
-    return tuple(member for member in gang.everyone if member.is_working)
+    return tuple(member for member in gang.known if member.is_working)
 
 
 def _unsaved_holder(gang: Gang) -> Member | None:

@@ -7,12 +7,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_operator.api.job import KIND, LABEL_JOB, LABEL_JOB_UID, LABEL_SERIAL
+from finetune_operator.api.job import GROUP, KIND, LABEL_SERIAL
 from finetune_operator.decide.observed import PodPhase, PodView
 from finetune_operator.kube.cache import Entry
+from finetune_operator.kube.shape import Unreadable, entries, moment, section, text
 
 JsonObject = dict[str, Any]
 _MAX_WORDS = 500
+_MAX_SERIAL_DIGITS = 10
 # Waiting reasons of a healthy start; everything else keeps the container from running.
 _STARTING = {"ContainerCreating", "PodInitializing"}
 # Reasons of `status.reason` by which kubelet, node controller and scheduler end pods; they are no fault of the job.
@@ -20,43 +22,56 @@ _DISRUPTIONS = {"Evicted", "NodeLost", "NodeShutdown", "Terminated", "Shutdown",
 _OUT_OF = re.compile(r"^OutOf")
 
 
-def parse_pod_entry(pod: JsonObject) -> Entry[PodView] | None:
-    """None for a pod that wears our labels without being owned by that job."""
-    metadata = pod["metadata"]
-    labels = metadata.get("labels") or {}
-    owner_uid = labels.get(LABEL_JOB_UID)
-    if owner_uid is None or owner_uid_of(pod) != owner_uid or not labels.get(LABEL_SERIAL, "").isdigit():
+def parse_pod_entry(pod: object) -> Entry[PodView] | Unreadable | None:
+    """None for a pod that no FineTuneJob controls, whatever labels it wears. It raises nothing, whatever is in the object.
+
+    Name, namespace and controller are the API server's own; a status that cannot be understood says nothing, and the pod counts on.
+    Whether the job asked for this pod is not known here.
+    """
+    metadata = section(pod, "metadata")
+    owner = controller_of(pod)
+    if owner is None:
         return None
+    identity = {key: text(metadata, key) for key in ("namespace", "name", "uid", "resourceVersion")}
+    missing = [key for key, value in identity.items() if not value]
+    created_at = moment(metadata, "creationTimestamp")
+    if missing or created_at is None:
+        return Unreadable(f"metadata.{missing[0] if missing else 'creationTimestamp'}")
+    try:
+        view = parse_pod({"spec": section(pod, "spec"), "status": section(pod, "status"), "metadata": metadata})
+    except (AttributeError, KeyError, LookupError, OverflowError, RecursionError, TypeError, ValueError):
+        view = PodView(serial=_serial(metadata), uid=identity["uid"], name=identity["name"], phase=PodPhase.UNKNOWN, created_at=created_at)
     return Entry(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        resource_version=metadata["resourceVersion"],
-        owner_key=(metadata["namespace"], labels[LABEL_JOB]),
-        owner_uid=owner_uid,
-        value=parse_pod(pod),
+        namespace=identity["namespace"],
+        name=identity["name"],
+        uid=identity["uid"],
+        resource_version=identity["resourceVersion"],
+        owner_key=(identity["namespace"], text(owner, "name")),
+        owner_uid=text(owner, "uid"),
+        value=view,
     )
 
 
-def owner_uid_of(pod: JsonObject) -> str | None:
-    """Uid of the FineTuneJob that controls the pod."""
-    for reference in pod["metadata"].get("ownerReferences") or []:
-        if reference.get("controller") and reference.get("kind") == KIND:
-            return str(reference["uid"])
+def controller_of(item: object) -> JsonObject | None:
+    """The owner reference of the FineTuneJob that controls the object: of our group (any version) and kind, with name and uid."""
+    for reference in entries(section(item, "metadata"), "ownerReferences"):
+        is_ours = text(reference, "apiVersion").partition("/")[0] == GROUP and reference.get("kind") == KIND
+        if reference.get("controller") is True and is_ours and text(reference, "uid") and text(reference, "name"):
+            return reference
     return None
 
 
 def parse_pod(pod: JsonObject) -> PodView:
-    """`pod` must carry our labels."""
+    """`pod` has the metadata that every stored pod has."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     container = _container(status)
     state = container.get("state") or {}
     ended = state.get("terminated") or {}
     return PodView(
-        serial=int(metadata["labels"][LABEL_SERIAL]),
+        serial=_serial(metadata),
         uid=metadata["uid"],
         name=metadata["name"],
-        phase=PodPhase(status.get("phase") or "Pending"),
+        phase=_phase(status),
         created_at=datetime.fromisoformat(metadata["creationTimestamp"]),
         node=pod.get("spec", {}).get("nodeName"),
         is_deleting="deletionTimestamp" in metadata,
@@ -68,6 +83,20 @@ def parse_pod(pod: JsonObject) -> PodView:
         is_oom_killed=ended.get("reason") == "OOMKilled",
         last_words=_last_words(ended),
     )
+
+
+def _serial(metadata: JsonObject) -> int:
+    """As the label says, for order and logs alone: who has which place is told by uids."""
+    label = text(section(metadata, "labels"), LABEL_SERIAL)
+    return int(label) if label.isascii() and label.isdigit() and len(label) < _MAX_SERIAL_DIGITS else 0
+
+
+def _phase(status: JsonObject) -> PodPhase:
+    """A phase of a later Kubernetes says as little as Unknown."""
+    try:
+        return PodPhase(status.get("phase") or "Pending")
+    except ValueError:
+        return PodPhase.UNKNOWN
 
 
 def _container(status: JsonObject) -> JsonObject:

@@ -82,8 +82,8 @@ class LocalMembers:
         """Members that were not deleted, the ended ones included, by serial."""
         return tuple(sorted(self._members.values(), key=lambda member: member.serial))
 
-    def observe(self, job_uid: str) -> tuple[PodView, ...]:
-        return tuple(_view(member) for member in self.all() if member.job_uid == job_uid)
+    def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
+        return tuple(_view(member) for member in self.all() if member.job_uid == job.metadata.uid)
 
     async def authenticate(self, token: str) -> MemberIdentity:
         """For the coordinator. Raises TokenRefused."""

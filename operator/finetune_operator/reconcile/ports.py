@@ -15,7 +15,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Created:
-    """The pod exists and is ours; `uid` is its uid (also after AlreadyExists with our owner uid)."""
+    """The pod exists and is ours: it was made just now, or it is the one that a creation without an answer left; `observe` shows it."""
 
     uid: str
 
@@ -52,7 +52,9 @@ class Gone:
 class Members(Protocol):
     """Pods of a cluster, or processes of one machine."""
 
-    def observe(self, job_uid: str) -> tuple[PodView, ...]: ...
+    def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
+        """Those in the job's namespace that the job controls, whether it asked for them or not."""
+        ...
 
     async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused: ...
 
@@ -75,6 +77,10 @@ class Jobs(Protocol):
     def get(self, key: Key) -> FineTuneJob | None: ...
 
     def keys(self) -> tuple[Key, ...]: ...
+
+    async def tell_unreadable(self, key: Key) -> float | None:
+        """None for a job that can be read, or is gone. Else its owner is told, once; seconds until it is worth another try."""
+        ...
 
     async def write_status(self, job: FineTuneJob, status: JobStatus) -> Written | Conflict | Gone: ...
 
