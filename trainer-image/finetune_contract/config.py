@@ -4,6 +4,7 @@ It holds no secret and no default of its own: defaults stand in the resource's s
 """
 
 import hashlib
+from datetime import date
 from typing import Literal
 
 from finetune_contract.values import Value
@@ -13,11 +14,15 @@ OLDEST_CONTRACT_VERSION = 1
 
 
 class JobIdentity(Value):
-    """Who the job is; `uid` is part of every key in the object store."""
+    """Who the job is; `uid` is part of every key in the object store.
+
+    `created` is the day (UTC) that chat templates are told when they ask for today; None in a configuration of the contract before.
+    """
 
     name: str
     namespace: str
     uid: str
+    created: date | None = None
 
 
 class ModelConfig(Value):

@@ -10,16 +10,20 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch.distributed as dist
+from pydantic import TypeAdapter
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.run_order import RunOrder
+from finetune_trainer.notes import Note
 from finetune_trainer.ranks import Ranks
 from finetune_trainer.rows import Form, read_rows
 from finetune_trainer.seeds import permutation
+from finetune_trainer.template import may_ask_for_date
 from finetune_trainer.tokenise import Tokens, load_tokenizer, tokenise
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 _COUNTS = "counts"
+_NOTES = TypeAdapter(tuple[Note, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ def _tokens_of(order: RunOrder, file: str, field: str) -> Tokens:
     rows = read_rows(Path(file), field=field, form=form)
     tokenizer = load_tokenizer(Path(order.model_dir), model_uri=order.config.model.uri)
     limit, template = training.max_sequence_length, training.chat_template
-    tokens = tokenise(rows, tokenizer, limit=limit, train_on=training.train_on, template=template)
+    tokens = tokenise(rows, tokenizer, limit=limit, train_on=training.train_on, template=template, day=order.config.job.created)
     _write(path, tokens)
     return tokens
 
@@ -89,6 +93,7 @@ def _cache_key(order: RunOrder, field: str) -> str:
         training.train_on,
         training.max_sequence_length,
         training.chat_template,
+        order.config.job.created if may_ask_for_date(Path(order.model_dir), training.chat_template) else None,
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
@@ -97,7 +102,8 @@ def _write(path: Path, tokens: Tokens) -> None:
     """Whole or not at all: a killed writer leaves no half cache behind."""
     buffer = io.BytesIO()
     counts = np.asarray([tokens.num_cut, tokens.num_dropped])
-    np.savez(buffer, ids=tokens.ids, is_target=tokens.is_target, starts=tokens.starts, numbers=tokens.numbers, counts=counts)
+    notes = np.frombuffer(_NOTES.dump_json(tokens.notes), dtype=np.uint8)
+    np.savez(buffer, ids=tokens.ids, is_target=tokens.is_target, starts=tokens.starts, numbers=tokens.numbers, counts=counts, notes=notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_bytes(buffer.getvalue())
@@ -114,4 +120,5 @@ def _read(path: Path) -> Tokens:
             numbers=arrays["numbers"],
             num_cut=int(counts[0]),
             num_dropped=int(counts[1]),
+            notes=_NOTES.validate_json(arrays["notes"].tobytes()),
         )

@@ -21,6 +21,7 @@ from finetune_trainer.evaluate import Evaluation
 from finetune_trainer.export import export_adapter, state_digest
 from finetune_trainer.model import build_model
 from finetune_trainer.not_finite import not_finite
+from finetune_trainer.notes import note_events
 from finetune_trainer.optimise import FlatState, clip, learning_rate, update
 from finetune_trainer.passes import GradientPass, StepBatch, plan_step
 from finetune_trainer.ranks import Ranks, choose_device, join_process_group
@@ -44,6 +45,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing)
     data = load_data(order, ranks)
     _warn_of_lost_rows(data, order, reporter)
+    _tell_what_is_trained(data, reporter)
     schedule = Schedule(
         data.train_rows,
         seed=training.seed,
@@ -169,6 +171,12 @@ def _warn_of_lost_rows(data: Data, order: RunOrder, reporter: Reporter) -> None:
         what = f"{tokens.num_cut} of {len(tokens) + tokens.num_dropped} rows were cut at spec.training.maxSequenceLength {limit}"
         message = f"{what}; {tokens.num_dropped} had no token left to train on and were dropped"
         reporter.warn(WorkerWarning(reason="RowsCut", message=message))
+
+
+def _tell_what_is_trained(data: Data, reporter: Reporter) -> None:
+    num_targets = int(data.train.is_target.sum())
+    for event in note_events(data.train.notes, field="spec.dataset.uri", num_tokens=len(data.train.ids), num_targets=num_targets):
+        reporter.warn(event)
 
 
 def _warn_of_idle_ranks(step: StepBatch, ranks: Ranks, reporter: Reporter) -> None:

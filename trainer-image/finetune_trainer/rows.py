@@ -76,30 +76,6 @@ def _check(row: Row, field: str, form: Form) -> None:
     missing = [name for name in _FIELDS[form] if name not in row.content]
     if missing:
         raise RowError(field, row.number, f"has no {' and no '.join(missing)}: {_has(row)}; the rows of this file are of the form {form}")
-    if form == "messages":
-        _check_messages(row, field)
-        return
-    for name in _FIELDS[form]:
-        value = row.content[name]
-        if not isinstance(value, str):
-            raise RowError(field, row.number, f"{name}: wanted a string, got {_kind(value)}")
-    last = _FIELDS[form][-1]
-    if not row.content[last]:
-        raise RowError(field, row.number, f"{last} is empty: there is nothing to train on")
-
-
-def _check_messages(row: Row, field: str) -> None:
-    messages = row.content["messages"]
-    if not isinstance(messages, list) or not messages:
-        raise RowError(field, row.number, f"messages: wanted a list with at least one message, got {_kind(messages)}")
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise RowError(field, row.number, f"{where}: wanted an object with role and content, got {_kind(message)}")
-        for name in ("role", "content"):
-            if not isinstance(message.get(name), str):
-                got = _kind(message[name]) if name in message else "nothing"
-                raise RowError(field, row.number, f"{where}.{name}: wanted a string, got {got}")
 
 
 def _has(row: Row) -> str:

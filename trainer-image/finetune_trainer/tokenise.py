@@ -1,6 +1,7 @@
 """All rows of one file to tokens, cut at the limit. How one row becomes tokens: encode.py."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_trainer.encode import Encoded, Encoder
+from finetune_trainer.notes import Note, collect
 from finetune_trainer.rows import Rows
 
 TrainOn = Literal["auto", "completions", "all"]
@@ -28,6 +30,7 @@ class Tokens:
     numbers: npt.NDArray[np.int64]
     num_cut: int
     num_dropped: int
+    notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -48,7 +51,15 @@ def load_tokenizer(folder: Path, *, model_uri: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenise(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, limit: int, train_on: TrainOn, template: str | None) -> Tokens:
+def tokenise(
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int,
+    train_on: TrainOn,
+    template: str | None,
+    day: date | None = None,
+) -> Tokens:
     """Tokenise, cut at `limit` tokens, drop what has no target left. Raises TrainingError when no row is left."""
     if rows.form == "messages" and template is None and not tokenizer.chat_template:
         message = (
@@ -61,7 +72,8 @@ def tokenise(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, limit: int, trai
             f"spec.training.trainOn: completions, but the rows of {rows.field} are text; wanted chat messages or prompt and completion"
         )
         raise TrainingError(FailureClass.USER_ERROR, message)
-    encoder = Encoder(rows, tokenizer, trains_on_all=train_on == "all" or (train_on == "auto" and rows.form == "text"), template=template)
+    trains_on_all = train_on == "all" or (train_on == "auto" and rows.form == "text")
+    encoder = Encoder(rows, tokenizer, trains_on_all=trains_on_all, template=template, day=day)
     encoded = [encoder.encode(row) for row in rows.rows]
     lengths = [len(one.ids) for one in encoded]
     if min(lengths) > limit:
@@ -87,4 +99,5 @@ def _pack_up(rows: Rows, encoded: list[Encoded], limit: int) -> Tokens:
         numbers=np.asarray([rows.rows[index].number for index in kept], dtype=np.int64),
         num_cut=sum(len(one.ids) > limit for one in encoded),
         num_dropped=len(cut) - len(kept),
+        notes=collect((row.number, one.notes) for row, one in zip(rows.rows, encoded, strict=True)),
     )
