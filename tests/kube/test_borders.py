@@ -81,7 +81,7 @@ def mutated(draw, kind: str) -> Any:
     return item
 
 
-QUICK = settings(max_examples=150, deadline=None)
+QUICK = settings(max_examples=60, deadline=None)
 
 
 @QUICK

@@ -36,6 +36,21 @@ def test_keys_of_a_newer_operator_are_left_alone() -> None:
     assert diff({"ours": 1, "theirs": 2}, {"ours": 1}, {}) == {"ours": None}
 
 
+@pytest.mark.parametrize(
+    ("known", "wanted", "sent"),
+    [
+        ([{"serial": 1}], [{"serial": 1, "uid": "u"}], [{"serial": 1, "uid": "u", "later": 7}]),
+        ([{"serial": 1}], [{"serial": 2}], [{"serial": 2}]),
+        ([{"serial": 1}], [{"serial": 2}, {"serial": 1}], [{"serial": 2}, {"serial": 1, "later": 7}]),
+        ([{"serial": 1}], [], []),
+        ([{"serial": 1}], [{"serial": 1}], None),
+    ],
+)
+def test_fields_of_a_newer_operator_in_a_list_are_left_alone_too(known, wanted, sent) -> None:
+    stored = {"members": [{"serial": 1, "later": 7}]}
+    assert diff(stored, {"members": known}, {"members": wanted}).get("members") == sent
+
+
 def test_the_first_status_is_sent_whole() -> None:
     fresh = job(status=None)
     patch = render_status_patch(fresh, {}, JobStatus(phase="Pending"))

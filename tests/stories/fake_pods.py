@@ -20,6 +20,7 @@ class Pod:
     view: PodView
     ends_at: datetime | None = None
     seen: PodView | None = None
+    is_stranger: bool = False  # somebody else made it
 
 
 class FakePods:

@@ -217,7 +217,7 @@ class World:
     def check_invariants(self) -> None:
         for key, job in self.jobs.jobs.items():
             uid = job.metadata.uid
-            pods = [pod.view for pod in self.pods.pods.values() if pod.job_uid == uid]
+            pods = [pod.view for pod in self.pods.pods.values() if pod.job_uid == uid and not pod.is_stranger]
             live = [pod for pod in pods if not pod.is_over and not pod.is_deleting]
             assert len({pod.serial for pod in pods}) == len(pods), f"{key}: two pods for one place"
             if not self.pods.is_stale:

@@ -77,7 +77,7 @@ def render_status_patch(job: FineTuneJob, stored_status: JsonObject, status: Job
 def render_unreadable_patch(job: UnreadableJob, now: str) -> JsonObject | None:
     """The condition Stalled, beside whatever else stands in the status; None when it says so already, and for a job that has ended."""
     conditions = entries(section(job.stored, "status"), "conditions")
-    if any(entry.get("type") in {"Complete", "Failed"} and entry.get("status") == "True" for entry in conditions):
+    if any(text(entry, "type") in {"Complete", "Failed"} and text(entry, "status") == "True" for entry in conditions):
         return None
     before = next((entry for entry in conditions if entry.get("type") == "Stalled"), None)
     if before is not None and (before.get("status"), before.get("reason"), before.get("message")) == ("True", "Unreadable", job.message):
