@@ -1,4 +1,4 @@
-"""A definition that is newer than the operator: jobs that run go on and are repaired, a job that cannot be read says so and costs nothing."""
+"""A definition newer than the operator: jobs that run go on and are repaired, a job that cannot be read says so and costs nothing."""
 
 import json
 import time

@@ -14,10 +14,10 @@ def diff(stored: JsonObject, known: JsonObject, wanted: JsonObject) -> JsonObjec
     in `stored` alone, stay as they are.
     """
     patch: JsonObject = {key: None for key in known if key not in wanted and key in stored}
-    for key, value in wanted.items():
+    for key, plain in wanted.items():
         before = stored.get(key)
-        if isinstance(value, list) and isinstance(before, list):
-            value = _with_unknown_fields(before, known.get(key), value)
+        are_lists = isinstance(plain, list) and isinstance(before, list)
+        value = _with_unknown_fields(before, known.get(key), plain) if are_lists else plain
         if isinstance(value, dict) and isinstance(before, dict):
             understood = known.get(key)
             inner = diff(before, understood if isinstance(understood, dict) else {}, value)
@@ -28,10 +28,10 @@ def diff(stored: JsonObject, known: JsonObject, wanted: JsonObject) -> JsonObjec
     return patch
 
 
-def _with_unknown_fields(stored: list[Any], known: object, wanted: list[Any]) -> list[Any]:
-    """`wanted`, its entries with the fields of a newer operator that the stored ones of the same name hold."""
+def _with_unknown_fields(stored: Any, known: object, wanted: Any) -> list[Any]:
+    """The list `wanted`, its entries with the fields of a newer operator that the stored ones of the same name hold."""
     if not isinstance(known, list) or len(known) != len(stored):
-        return wanted
+        return list(wanted)
     unknown = {
         _name_of(entry): {key: value for key, value in before.items() if key not in entry}
         for before, entry in zip(stored, known, strict=True)
