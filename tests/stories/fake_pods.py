@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.observed import PodPhase, PodView
-from finetune_operator.reconcile.ports import Created, NameTaken, Refused
+from finetune_operator.reconcile.ports import Created, NameTaken, PodInvalid, Refused
 
 
 class OperatorDied(BaseException):
@@ -32,6 +32,8 @@ class FakePods:
         self.made: list[str] = []  # names in order of creation
         self.deleted: list[str] = []
         self.refusal: str | None = None
+        self.invalid: str | None = None
+        self.num_invalid = 0
         self.quota: int | None = None
         self.foreign_names: set[str] = set()
         self.is_stale = False
@@ -45,7 +47,7 @@ class FakePods:
         shown = [pod.seen for pod in self.pods.values() if pod.job_uid == job.metadata.uid and pod.seen is not None]
         return tuple(sorted(shown, key=lambda pod: pod.serial))
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused:
+    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused | PodInvalid:
         name = job.member_name(serial)
         if name in self.foreign_names:
             return NameTaken()
@@ -53,6 +55,9 @@ class FakePods:
         if known is not None:
             known.seen = known.view  # adopted: what was read goes into the cache
             return Created(uid=known.view.uid)
+        if self.invalid is not None:
+            self.num_invalid += 1
+            return PodInvalid(message=self.invalid)
         if self.refusal is not None or (self.quota is not None and len(self.pods) >= self.quota):
             return Refused(message=self.refusal or f"403 exceeded quota: pods, limited: {self.quota}")
         self.num_uids += 1

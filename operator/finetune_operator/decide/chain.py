@@ -7,6 +7,7 @@ from finetune_operator.decide.decision import Decision
 from finetune_operator.decide.endings import (
     complete_a_finished_job,
     end_an_unretryable_failure,
+    fail_a_job_whose_pod_is_invalid,
     fail_an_invalid_job,
     keep_an_ended_job_ended,
 )
@@ -20,6 +21,7 @@ JOB_CHAIN = (
     keep_an_ended_job_ended,
     complete_a_finished_job,
     fail_an_invalid_job,
+    fail_a_job_whose_pod_is_invalid,
     end_an_unretryable_failure,
     suspend_a_suspended_job,
     give_back_an_incomplete_gang,

@@ -79,6 +79,14 @@ def fail_an_invalid_job(gang: Gang) -> Answer | None:
     return fail(gang, reason="InvalidSpec", message="; ".join(gang.observed.spec_errors))
 
 
+def fail_a_job_whose_pod_is_invalid(gang: Gang) -> Answer | None:
+    """What was made from it will never be a pod. While a formation trains, it is left to train: it may need no other pod."""
+    words = gang.observed.invalid_pod
+    if words is None or gang.active is not None:
+        return None
+    return fail(gang, reason="InvalidPod", message=f"the API server refuses the pod that is made from this job: {words}")
+
+
 def end_an_unretryable_failure(gang: Gang) -> Answer | None:
     """An error of the user at once; the others when their remedy is used up."""
     if not gang.observed.is_judging:

@@ -105,6 +105,7 @@ class Observed:
     line: tuple[LineEntry, ...] = ()
     term: int = 1
     is_judging: bool = True  # False inside the reconnect window after the lease was taken
+    invalid_pod: str | None = None  # "422 Pod .. is invalid ..": what the API server will never take
     last_applied_error: str | None = None  # "403 exceeded quota ..." of the newest refused creation
     trainer_image: str = ""
     noted: Mapping[int, str] = field(default_factory=dict)  # uid by serial: of pods that were created and are not in the status yet

@@ -71,7 +71,7 @@ class _WebhookServer(kopf.WebhookServer):  # type: ignore[misc]
 
 
 class JobFeed:
-    """`on_event` is called in the caller's loop with (type, object); `validate` is called in the feed's own thread and must be pure."""
+    """`on_event` is called in the caller's loop with (type, object); `validate` is called in a thread of its own."""
 
     def __init__(self, credentials: Credentials, *, namespaces: tuple[str, ...], on_event: OnEvent, validate: Validate) -> None:
         self._credentials, self._namespaces, self._on_event, self._validate = credentials, namespaces, on_event, validate
@@ -140,7 +140,7 @@ class JobFeed:
             caller.call_soon_threadsafe(self._on_event, event.get("type"), dict(event.get("object") or {}))
 
         async def on_review(body: Any, old: Any, warnings: list[str], **_: Any) -> None:
-            refusal, remarks = self._validate(dict(body), dict(old) if old else None)
+            refusal, remarks = await asyncio.to_thread(self._validate, dict(body), dict(old) if old else None)
             warnings.extend(remarks)
             if refusal is not None:
                 raise kopf.AdmissionError(refusal, code=422)

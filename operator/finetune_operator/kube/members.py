@@ -1,5 +1,7 @@
 """The port `Members` on a cluster: pods. Read from the informer's cache, created once for each serial, deleted by uid only."""
 
+import re
+
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.observed import PodView
 from finetune_operator.kube.cache import Entry, ObjectCache
@@ -8,10 +10,13 @@ from finetune_operator.kube.configmaps import JobConfigMaps, NameTakenByOther
 from finetune_operator.kube.pod_view import parse_pod_entry
 from finetune_operator.kube.pods import render_pod
 from finetune_operator.kube.shape import section, text
-from finetune_operator.reconcile.ports import Created, NameTaken, Refused
+from finetune_operator.reconcile.ports import Created, NameTaken, PodInvalid, Refused
 
 _MUTATED = "a mutating webhook of the cluster takes them away; exempt pods with the label finetune.dev/job-uid from it"
 _REFUSALS = {400, 403, 404, 422}  # 404: the namespace is gone
+_INVALID = {400, 422}
+# Somebody's policy denies with 400 or 422 as well, but policies change; the API server has no other mark for it than these words.
+_POLICY = re.compile(r"^admission webhook .* denied the request|ValidatingAdmissionPolicy .* denied request")
 
 
 class ClusterMembers:
@@ -23,7 +28,7 @@ class ClusterMembers:
     def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
         return self._cache.of_owner(job.metadata.namespace, job.metadata.uid)
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused:
+    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused | PodInvalid:
         """Raises ApiError (an answer that says nothing about the pod) and Unreachable: the next pass finds out by AlreadyExists."""
         try:
             await self._config_maps.ensure(job)
@@ -35,11 +40,13 @@ class ClusterMembers:
                 return Refused(message=f"{error.status} {error.message}")
             raise
 
-    async def _create_pod(self, job: FineTuneJob, pod: JsonObject) -> Created | NameTaken | Refused:
+    async def _create_pod(self, job: FineTuneJob, pod: JsonObject) -> Created | NameTaken | Refused | PodInvalid:
         path, name, is_new = _path(job.metadata.namespace), pod["metadata"]["name"], True
         try:
             found = await self._client.request("POST", path, body=pod)
         except ApiError as error:
+            if error.status in _INVALID and not _POLICY.search(error.message):
+                return PodInvalid(message=f"{error.status} {error.message}")
             if error.reason != "AlreadyExists":
                 raise
             found, is_new = await self._read(path, name), False

@@ -19,7 +19,7 @@ from finetune_operator.decide.gang import have_all_spoken, member_uids
 from finetune_operator.decide.line import line_entry
 from finetune_operator.decide.observed import LineEntry, Observed, Session
 from finetune_operator.reconcile.line import Line
-from finetune_operator.reconcile.ports import Agents, Clock, Conflict, Created, Gone, Jobs, Key, Members, NameTaken, Refused
+from finetune_operator.reconcile.ports import Agents, Clock, Conflict, Created, Gone, Jobs, Key, Members, NameTaken, PodInvalid, Refused
 from finetune_operator.reconcile.queue import KeyedQueue
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Reconciler:
         self._line = Line()
         self._last_seen: dict[Key, FineTuneJob] = {}
         self._refused: dict[str, str] = {}  # by job uid: the newest refusal that no pass has answered yet
+        self._invalid: dict[str, str] = {}  # by job uid: the same, where the API server will never take the pod
         self._noted: dict[str, dict[int, str]] = {}  # by job uid: uids of created pods, by serial, until the status shows them
         self._taken: dict[str, frozenset[int]] = {}  # by job uid: serials whose names belong to somebody else
         self._term = 1
@@ -136,6 +137,7 @@ class Reconciler:
             term=self._term_for(uid, sessions),
             is_judging=now >= self._judges_from or have_all_spoken(job, pods, sessions),
             last_applied_error=self._refused.get(uid),
+            invalid_pod=self._invalid.get(uid),
             trainer_image=self._settings.trainer_image,
             noted=noted,
             taken_serials=self._taken.get(uid, frozenset()),
@@ -171,6 +173,7 @@ class Reconciler:
             job = self._last_seen[job.key] = outcome.job
             self._stand_in_line(job.key, job)
         self._refused.pop(uid, None)
+        self._invalid.pop(uid, None)
         is_done = await self._create(job, decision)
         for doomed in decision.delete:
             await self._members.delete(job, doomed.uid, doomed.name, doomed.grace_seconds)
@@ -195,9 +198,11 @@ class Reconciler:
                 case NameTaken():
                     self._taken[uid] = self._taken.get(uid, frozenset()) | {serial}
                     is_done = False
-                case Refused():
+                case Refused() | PodInvalid():
                     log.info("member refused: %s", answer.message, extra=_fields(job, member=job.member_name(serial)))
                     self._refused[uid] = answer.message
+                    if isinstance(answer, PodInvalid):
+                        self._invalid[uid] = answer.message
                     return False
         return is_done
 
@@ -212,6 +217,7 @@ class Reconciler:
             self._agents.forget(member_uid)
         self._last_seen.pop(key, None)
         self._refused.pop(uid, None)
+        self._invalid.pop(uid, None)
         self._taken.pop(uid, None)
         self._noted.pop(uid, None)
         self._terms.pop(uid, None)

@@ -27,7 +27,14 @@ class NameTaken:
 
 @dataclass(frozen=True)
 class Refused:
-    """Quota, LimitRange, Pod Security, admission: 403/422 with the server's words."""
+    """Quota, LimitRange, Pod Security, a policy, a namespace that is gone: it may be taken later. The server's words."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class PodInvalid:
+    """The API server will never take this pod (400, 422): the job that it is made from is wrong. The server's words."""
 
     message: str
 
@@ -56,7 +63,7 @@ class Members(Protocol):
         """Those in the job's namespace that the job controls, whether it asked for them or not."""
         ...
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused: ...
+    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused | PodInvalid: ...
 
     async def delete(self, job: FineTuneJob, uid: str, name: str, grace_seconds: int | None) -> None: ...
 
