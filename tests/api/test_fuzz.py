@@ -34,9 +34,12 @@ def is_told(document: Document) -> bool:
 def look_at(text: str) -> None:
     try:
         documents = read_documents(text)
-    except SpecError as error:
-        assert str(error).isprintable()
-        return
+    except SpecError as refusal:
+        documents, said = (), str(refusal)
+        is_printable = said.isprintable()
+    else:
+        is_printable = True
+    assert is_printable
     for document in documents:
         is_told(document)
 

@@ -13,7 +13,7 @@ from finetune_operator.kube.members import ClusterMembers
 from finetune_operator.reconcile.ports import PodInvalid, Refused
 
 INVALID = 'Pod "x" is invalid: spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1'
-BAD = "Pod in version \"v1\" cannot be handled as a Pod: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+BAD = 'Pod in version "v1" cannot be handled as a Pod: quantities must match the regular expression'
 WEBHOOK = 'admission webhook "validate.kyverno.svc-fail" denied the request: image is not allowed'
 POLICY = "ValidatingAdmissionPolicy 'images' with binding 'all' denied request: failed expression"
 

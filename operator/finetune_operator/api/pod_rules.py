@@ -79,7 +79,7 @@ def tiny_memory(spec: FineTuneJobSpec) -> Iterator[str]:
     for section, entries in (("requests", spec.resources.requests), ("limits", spec.resources.limits)):
         amount = _amounts(entries).get("memory")
         if amount is not None and amount < 2**20:
-            yield f"spec.resources.{section}.memory: {entries['memory']} is less than 1 MiB; write 128Gi for gibibytes (m means thousandths)"
+            yield f"spec.resources.{section}.memory: {entries['memory']} is less than 1 MiB; write 128Gi for gibibytes (m is thousandths)"
 
 
 _DEFAULTS: Mapping[str, Quantity] = ResourcesSpec().requests
