@@ -57,3 +57,9 @@ def test_the_definition_refuses_bad_words_without_the_webhook(file: Path) -> Non
     document = read_documents(file.read_text())[0].value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(without_nulls(document["spec"]), spec_schema())
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + (CORPUS / "plain.yaml").read_bytes())
+    assert not any(is_error for is_error, _ in check_file(file, is_local=False))
