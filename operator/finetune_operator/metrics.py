@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from finetune_contract.messages import Progress
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus, ProgressEntry, Recovery
+from finetune_operator.coordinator.server import REFUSALS
 from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.observed import Session
 from finetune_operator.reconcile.ports import Agents, Clock, Jobs
@@ -55,6 +56,9 @@ class OperatorMetrics:
         self._depth = Gauge("finetune_operator_workqueue_depth", "Keys that wait for a pass", registry=registry)
         self._sessions = Gauge("finetune_operator_channel_sessions", "Agents connected", registry=registry)
         self._unreadable_jobs = Gauge("finetune_operator_unreadable_jobs", "Jobs that this version cannot read", registry=registry)
+        self._refused = Counter("finetune_operator_channel_refused", "What the channel turned away", ["what"], registry=registry)
+        for what in REFUSALS:
+            self._refused.labels(what)
         self._leads = Gauge("finetune_operator_leader", "1 on the replica that leads", registry=registry)
         info = Gauge("finetune_build_info", "Version of the operator", ["version"], registry=registry)
         info.labels(version).set(1)
@@ -68,6 +72,10 @@ class OperatorMetrics:
         """What was asked for; what became of it is counted by `record_change`."""
         for order in decision.orders:
             self._orders.labels(order.order.type).inc()
+
+    def record_refused(self, what: str) -> None:
+        """`what` is one of REFUSALS."""
+        self._refused.labels(what).inc()
 
     def record_event(self, event: Event) -> None:
         self._events.labels(event.type, event.reason).inc()

@@ -11,6 +11,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from finetune_contract.failures import FailureClass
+from finetune_contract.reasons import OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
 from finetune_operator.api.status_words import STATUS_WORDS
 from finetune_operator.decide.answer import Phase, Verdict
 from finetune_operator.metrics import JobCollector, OperatorMetrics
@@ -51,7 +52,13 @@ def test_every_metric_is_documented_and_no_other() -> None:
 
 def test_every_event_is_documented_and_no_other() -> None:
     modules = [path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    assert _first_column("events") == {reason for path in modules for reason in _event_reasons(path)}
+    assert _first_column("events") == {OTHER_WARNING, *(reason for path in modules for reason in _event_reasons(path))}
+
+
+def test_every_reason_of_a_member_is_one_that_the_operator_takes() -> None:
+    """Another one would be shown as MemberWarning: it belongs into finetune_contract.reasons."""
+    modules = (ROOT / "trainer-image").rglob("*.py")
+    assert {reason for path in modules for reason in _event_reasons(path)} <= WARNING_REASONS | STORAGE_REASONS
 
 
 def test_every_phase_and_condition_is_documented_and_no_other() -> None:

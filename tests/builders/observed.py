@@ -65,7 +65,6 @@ def a_session(serial: int, **changes) -> Session:
         member_uid=uid_of(serial),
         is_connected=True,
         changed_at=ago(90),
-        last_heard_at=ago(1),
         contract_version=1,
         address=f"10.0.0.{serial}",
         port=29500,

@@ -3,13 +3,13 @@
 It holds no secret and no default of its own: defaults stand in the resource's schema.
 """
 
-import hashlib
 from datetime import date
 from typing import Literal
 
+from finetune_contract.trajectory import accepted_digests
 from finetune_contract.values import Value
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 OLDEST_CONTRACT_VERSION = 1
 
 
@@ -131,5 +131,13 @@ class JobConfig(Value):
 
     def trajectory_digest(self) -> str:
         """SHA-256 (hex) of what decides the bytes of the adapter; places, gang size and names are left out."""
-        parts = self.model_dump_json(include={"model", "dataset", "adapter", "training"})
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return self.trajectory_digests()[0]
+
+    def trajectory_digests(self) -> tuple[str, ...]:
+        """The digest that is written, then those of older contracts that mean the same: any of them is accepted when reading."""
+        return accepted_digests(self)
+
+
+def speak_together(version: int, oldest: int) -> bool:
+    """True if a member of contract `version`, which still understands `oldest`, and this code have a version in common."""
+    return version >= OLDEST_CONTRACT_VERSION and oldest <= CONTRACT_VERSION

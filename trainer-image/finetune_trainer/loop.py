@@ -20,7 +20,7 @@ from finetune_trainer.data import Data, load_data
 from finetune_trainer.evaluate import Evaluation
 from finetune_trainer.export import export_adapter, state_digest
 from finetune_trainer.model import build_model
-from finetune_trainer.not_finite import not_finite
+from finetune_trainer.not_finite import finite_or_told, not_finite
 from finetune_trainer.notes import note_events
 from finetune_trainer.optimise import FlatState, clip, learning_rate, update
 from finetune_trainer.passes import GradientPass, StepBatch, plan_step
@@ -73,7 +73,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
             return record
         snapshots.wait()
         reporter.enter("evaluating")
-        loss = evaluation.mean_loss(model, ranks, device, reporter)
+        loss = finite_or_told(evaluation.mean_loss(model, ranks, device, reporter), record.step, reporter)
         return record.model_copy(update={"eval_loss": loss, "last_evaluated_step": record.step})
 
     record = evaluate(record)

@@ -53,7 +53,6 @@ class Session:
     member_uid: str
     is_connected: bool
     changed_at: datetime  # connection made or lost
-    last_heard_at: datetime
     contract_version: int
     address: str
     port: int
@@ -78,6 +77,7 @@ class Session:
     term: int = 0  # the newest that its agent had obeyed when it said hello
     probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
     storage: StorageState | None = None  # None: it did not try the store yet
+    oldest_contract_version: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

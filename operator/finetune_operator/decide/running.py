@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION, speak_together
 from finetune_contract.messages import MemberPhase
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide import recoveries
@@ -94,6 +95,8 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
     stuck = next((pod for pod in pods if pod.waiting is not None and not pod.is_over), None)
     if stuck is not None:
         return "ContainerWaiting", f"{stuck.name}: {stuck.waiting}"
+    if (foreign := next((member for member in gang.members if _speaks_no_common_version(member)), None)) is not None:
+        return "VersionSkew", _skew_of(foreign)
     silent = tuple(member for member in gang.members if _is_silent(gang, member))
     if silent:
         advice = "check that its pods reach the Service finetune-channel on its port, and that no NetworkPolicy is in between"
@@ -101,6 +104,20 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
     if status.silent_members.count > 0:
         return "MembersEndSilently", f"{status.silent_members.count} members ended before they reached the operator; see their logs"
     return None
+
+
+def _speaks_no_common_version(member: Member) -> bool:
+    session = member.session
+    return session is not None and not speak_together(session.contract_version, session.oldest_contract_version)
+
+
+def _skew_of(member: Member) -> str:
+    """Nothing is failed for it: training goes on as far as both understand each other."""
+    session = member.session
+    assert session is not None
+    theirs = f"contract versions {session.oldest_contract_version} to {session.contract_version}"
+    ours = f"{OLDEST_CONTRACT_VERSION} to {CONTRACT_VERSION}"
+    return f"{member.name} speaks {theirs}, this operator {ours}; use a trainer image of the operator's release or of the one before"
 
 
 def _is_silent(gang: Gang, member: Member) -> bool:

@@ -73,7 +73,13 @@ class Operator:
             on_written=self._metrics.record_change,
             strangers=self._metrics,
         )
-        self._coordinator = Coordinator(clock=clock, authenticate=self._authenticator(), on_change=self._look_at_uid)
+        self._coordinator = Coordinator(
+            clock=clock,
+            authenticate=self._authenticator(),
+            on_change=self._look_at_uid,
+            on_refused=self._metrics.record_refused,
+            store_key=lambda: self._certificates.private_key,
+        )
         names = service_names(settings.channel_service, settings.namespace) + service_names(settings.webhook_service, settings.namespace)
         self._serving = ServingCertificate(folder, names)
         self._certificates = Certificates(settings, self._client, self._serving, WallClock())

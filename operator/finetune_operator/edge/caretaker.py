@@ -45,6 +45,12 @@ class Certificates:
         assert self._authority is not None, "the authority is read before the first member is made"
         return self._authority.bundle
 
+    @property
+    def private_key(self) -> bytes:
+        """Known to every leader and to nobody else; it makes the secrets of formations."""
+        assert self._authority is not None, "the authority is read before the channel is opened"
+        return self._authority.current.key.encode()
+
     async def refresh(self) -> None:
         """Read, make or rotate the authority and renew the certificate. Raises ApiError, Unreachable, and OSError before there is any."""
         now = self._clock.now()
