@@ -73,13 +73,7 @@ class Operator:
             on_written=self._metrics.record_change,
             strangers=self._metrics,
         )
-        self._coordinator = Coordinator(
-            clock=clock,
-            authenticate=self._authenticator(),
-            on_change=self._look_at_uid,
-            on_refused=self._metrics.record_refused,
-            store_key=lambda: self._certificates.private_key,
-        )
+        self._coordinator = self._make_coordinator(clock)
         names = service_names(settings.channel_service, settings.namespace) + service_names(settings.webhook_service, settings.namespace)
         self._serving = ServingCertificate(folder, names)
         self._certificates = Certificates(settings, self._client, self._serving, WallClock())
@@ -119,6 +113,15 @@ class Operator:
         self._registry.register(JobCollector(jobs=self._jobs, agents=self._coordinator, clock=clock, is_leading=self._is_leading))
         self._http = HttpServer(self._registry, is_alive=lambda: not self._is_started or self._feed.is_alive, missing=self._missing)
         self._is_filled = self._is_started = False
+
+    def _make_coordinator(self, clock: SteadyClock) -> Coordinator:
+        return Coordinator(
+            clock=clock,
+            authenticate=self._authenticator(),
+            on_change=self._look_at_uid,
+            on_refused=self._metrics.record_refused,
+            store_key=lambda: self._certificates.private_key,
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Raises what no part expected, after the lease is given back."""
