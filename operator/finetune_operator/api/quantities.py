@@ -20,4 +20,4 @@ def parse_quantity(text: str) -> Fraction:
     if suffix in _TWOS:
         return amount * 2 ** _TWOS[suffix]
     power = _TENS[suffix] if suffix in _TENS else int(suffix[1:])
-    return amount * Fraction(10) ** power
+    return Fraction(amount * Fraction(10) ** power)

@@ -38,13 +38,13 @@ class _Composer(yaml.SafeLoader):
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
             return _PLAIN if implicit[0] else _STRING
-        return str(super().resolve(kind, value, implicit))
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
         self.num_nodes += 1
         if self.depth > MAX_DEPTH or self.num_nodes > MAX_NODES:
-            raise _too_much(self.depth, self.peek_event().start_mark.line + 1)
+            raise _too_much(self.depth, self.peek_event().start_mark.line + 1)  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
