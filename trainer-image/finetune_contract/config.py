@@ -39,6 +39,7 @@ class DatasetConfig(Value):
     eval_uri: str | None
     eval_fraction: float
     format: Literal["auto", "messages", "prompt-completion", "text"]
+    columns: Literal["sharegpt", "alpaca"] | None = None  # a configuration of the contract before has none
 
 
 class AdapterConfig(Value):

@@ -153,6 +153,8 @@ class PhaseChanged(Value):
     formation: FormationNumber
     bytes_done: Count | None = None
     bytes_total: Count | None = None
+    rows_done: Count | None = None  # with STARTING: rows that are made into tokens
+    rows_total: Count | None = None  # of all, estimated
     inputs: InputDigests | None = None
     snapshot: StateId | None = None
     commit: StateId | None = None

@@ -2,6 +2,7 @@
 
 WARNING_REASONS = frozenset(
     {
+        "ColumnsUnused",
         "CommitLate",
         "CommitLost",
         "CommitSkipped",

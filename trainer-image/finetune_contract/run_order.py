@@ -41,8 +41,16 @@ class WorkerPhase(Value):
     """Rank 0 of each member announces what it does; the agent's deadline for the beat depends on it."""
 
     type: Literal["phase"] = "phase"
-    phase: Literal["loading", "first_step", "training", "evaluating", "exporting"]
+    phase: Literal["loading", "preparing", "first_step", "training", "evaluating", "exporting"]
     resumed_step: Step | None = None
+
+
+class WorkerPrepared(Value):
+    """Rank 0 of each member, while it makes tokens of the rows. `rows_total` is estimated until the files are read."""
+
+    type: Literal["prepared"] = "prepared"
+    rows_done: Count
+    rows_total: Count | None
 
 
 class WorkerProgress(Value):

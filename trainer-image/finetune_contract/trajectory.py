@@ -32,7 +32,7 @@ FIRST: dict[str, tuple[str, ...]] = {
         "seed",
     ),
 }
-LATER: dict[str, Any] = {}  # "section.field": its default
+LATER: dict[str, Any] = {"dataset.columns": None}  # "section.field": its default
 APART = frozenset({"training.gradient_checkpointing", "training.eval_every_steps", "training.shard_across"})
 
 

@@ -22,8 +22,7 @@ def not_finite(step: StepBatch, own: Sequence[int], data: Data, *, loss: float, 
     ranks = [rank for rank, packs in enumerate(found) if packs]
     # Finite parts can have a sum that is too large: then nobody in particular computed it, and all rows may have a part in it.
     rows = [row for packs in found for index in packs for row in step.packs[index]] or list(step.rows.rows)
-    numbers = [int(data.train.numbers[row]) for row in rows]
-    shown = ", ".join(map(str, numbers[:_MAX_NAMED_ROWS])) + (", ..." if len(numbers) > _MAX_NAMED_ROWS else "")
+    shown = ", ".join(data.train.name_of(row) for row in rows[:_MAX_NAMED_ROWS]) + (", ..." if len(rows) > _MAX_NAMED_ROWS else "")
     whose = f"Computed by rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}" if ranks else "Finite on each rank, not in sum"
     message = (
         f"step {step.index + 1}: loss {loss}, gradient norm {norm}; the step was not applied. {whose}. Its rows: {shown}. "

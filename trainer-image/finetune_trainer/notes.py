@@ -18,7 +18,7 @@ _ADVICE = {
 }
 
 
-_MAX_NOTES = 20
+MAX_NOTES = 20
 
 
 class Note(Value):
@@ -27,18 +27,6 @@ class Note(Value):
     text: str
     count: int
     first: int
-
-
-def collect(notes: Iterable[tuple[int, tuple[str, ...]]]) -> tuple[Note, ...]:
-    """Of (number of the row, its notes); what is beyond the first 20 kinds is not kept."""
-    found: dict[str, Note] = {}
-    for number, texts in notes:
-        for text in texts:
-            if text in found:
-                found[text] = found[text].model_copy(update={"count": found[text].count + 1})
-            elif len(found) < _MAX_NOTES:
-                found[text] = Note(text=text, count=1, first=number)
-    return tuple(found.values())
 
 
 def unread_key(key: str) -> str:

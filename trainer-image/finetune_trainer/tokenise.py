@@ -1,42 +1,24 @@
-"""All rows of one file to tokens, cut at the limit. How one row becomes tokens: encode.py."""
+"""Rows to tokens, a bounded part at a time, so that what is made can be kept, told and gone on with after a kill."""
 
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_trainer.bad_rows import BadRows
 from finetune_trainer.encode import Encoded, Encoder
-from finetune_trainer.notes import Note, collect
-from finetune_trainer.rows import Rows
+from finetune_trainer.notes import MAX_NOTES, Note
+from finetune_trainer.rows import Row, RowError, Rows
+from finetune_trainer.tokens import Part, Tally, Tokens, join
 
 TrainOn = Literal["auto", "completions", "all"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """All kept rows, one after another: row i is `ids[starts[i]:starts[i + 1]]`; `is_target` marks tokens that carry loss.
-
-    `numbers` are line numbers in the file. `num_cut` rows were longer than the limit, `num_dropped` had no target left after that.
-    """
-
-    ids: npt.NDArray[np.int32]
-    is_target: npt.NDArray[np.bool_]
-    starts: npt.NDArray[np.int64]
-    numbers: npt.NDArray[np.int64]
-    num_cut: int
-    num_dropped: int
-    notes: tuple[Note, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def length(self, row: int) -> int:
-        return int(self.starts[row + 1] - self.starts[row])
+PART_TOKENS = 1 << 18
+_PART_ROWS = 1 << 14
 
 
 def load_tokenizer(folder: Path, *, model_uri: str) -> PreTrainedTokenizerBase:
@@ -60,7 +42,15 @@ def tokenise(
     template: str | None,
     day: date | None = None,
 ) -> Tokens:
-    """Tokenise, cut at `limit` tokens, drop what has no target left. Raises TrainingError when no row is left."""
+    """All rows at once, in memory. Raises TrainingError for bad rows, and when no row is left to train on."""
+    tokenising = Tokenising(rows, encoder_of(rows, tokenizer, train_on=train_on, template=template, day=day), limit=limit)
+    parts = list(tokenising.parts())
+    tokenising.check()
+    return join(iter(parts), tokenising.tally, tuple(file.name for file in rows.files))
+
+
+def encoder_of(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, train_on: TrainOn, template: str | None, day: date | None) -> Encoder:
+    """Raises TrainingError where the form of the rows does not fit the model or what is trained on."""
     if rows.form == "messages" and template is None and not tokenizer.chat_template:
         message = (
             f"{rows.field}: the rows are chat messages, but the model's tokenizer has no chat template; "
@@ -73,31 +63,123 @@ def tokenise(
         )
         raise TrainingError(FailureClass.USER_ERROR, message)
     trains_on_all = train_on == "all" or (train_on == "auto" and rows.form == "text")
-    encoder = Encoder(rows, tokenizer, trains_on_all=trains_on_all, template=template, day=day)
-    encoded = [encoder.encode(row) for row in rows.rows]
-    lengths = [len(one.ids) for one in encoded]
-    if min(lengths) > limit:
-        message = (
-            f"{rows.field}: all {len(lengths)} rows are longer than spec.training.maxSequenceLength {limit}: "
-            f"the shortest has {min(lengths)} tokens, the longest {max(lengths)}; raise maxSequenceLength or shorten the rows"
+    return Encoder(rows, tokenizer, trains_on_all=trains_on_all, template=template, day=day)
+
+
+class Tokenising:
+    """One way through the rows behind those of `done`. Each row is cut at `limit` tokens; what has no target left is dropped.
+
+    `tally` belongs to the parts that were given out so far.
+    """
+
+    def __init__(
+        self, rows: Rows, encoder: Encoder, *, limit: int, done: Tally | None = None, beat: Callable[[int], None] | None = None
+    ) -> None:
+        self._rows, self._encoder, self._limit = rows, encoder, limit
+        self._beat = beat or (lambda _num_rows: None)
+        self.tally = done or Tally()
+        self._notes = {note.text: note for note in self.tally.notes}
+        self._unused_before = dict(self.tally.unused)
+
+    def parts(self) -> Iterator[Part]:
+        """Bounded parts in the order of the rows. Raises TrainingError at the end if rows are bad: all of them in one message."""
+        bad, counted, part = BadRows(self._rows.field, self._rows.name_of), self.tally, _Open()
+        for row in self._rows.after(self.tally.last_number):
+            self._beat(counted.num_rows)
+            if row is None:
+                continue
+            encoded = row if isinstance(row, RowError) else self._encode(row)
+            counted = counted.model_copy(update={"num_rows": counted.num_rows + 1})
+            if isinstance(encoded, RowError):
+                bad.add(encoded, counted.num_rows)
+                continue
+            assert isinstance(row, Row)
+            counted = self._count(counted, row, encoded, part)
+            if part.is_full and not bad:
+                yield self._close(part, counted)
+                part = _Open()
+        bad.check(counted.num_rows)
+        if part.numbers or counted.last_number > self.tally.last_number:
+            yield self._close(part, counted)
+
+    def check(self) -> None:
+        """After the last part. Raises TrainingError when nothing is left to train on."""
+        tally, field = self.tally, self._rows.field
+        if tally.shortest is not None and tally.shortest > self._limit:
+            message = (
+                f"{field}: all {tally.num_rows} rows are longer than spec.training.maxSequenceLength {self._limit}: "
+                f"the shortest has {tally.shortest} tokens, the longest {tally.longest}; raise maxSequenceLength or shorten the rows"
+            )
+            raise TrainingError(FailureClass.USER_ERROR, message)
+        if not tally.num_kept:
+            message = f"{field}: none of the {tally.num_rows} rows has a token to train on; see spec.training.trainOn"
+            raise TrainingError(FailureClass.USER_ERROR, message)
+
+    def _encode(self, row: Row) -> Encoded | RowError:
+        try:
+            return self._encoder.encode(row)
+        except RowError as error:
+            return error
+        except (TrainingError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the tokenizer raises is about this row
+            return RowError(self._rows.field, row.number, f"the tokenizer cannot read it ({type(error).__name__})")
+
+    def _count(self, tally: Tally, row: Row, encoded: Encoded, part: "_Open") -> Tally:
+        length, limit = len(encoded.ids), self._limit
+        marks = encoded.is_target[:limit]
+        # The first token of a row is predicted from nothing, so a mark on it trains nothing.
+        is_kept = any(marks[1:])
+        if is_kept:
+            part.add(row.number, encoded.ids[:limit], marks)
+        for text in encoded.notes:
+            note = self._notes.get(text)
+            if note is not None or len(self._notes) < MAX_NOTES:
+                self._notes[text] = (
+                    Note(text=text, count=1, first=row.number) if note is None else note.model_copy(update={"count": note.count + 1})
+                )
+        return tally.model_copy(
+            update={
+                "last_number": row.number,
+                "num_tokens": tally.num_tokens + (len(marks) if is_kept else 0),
+                "num_targets": tally.num_targets + (sum(marks) if is_kept else 0),
+                "num_cut": tally.num_cut + (length > limit),
+                "num_dropped": tally.num_dropped + (not is_kept),
+                "shortest": length if tally.shortest is None else min(tally.shortest, length),
+                "longest": max(tally.longest, length),
+            }
         )
-        raise TrainingError(FailureClass.USER_ERROR, message)
-    return _pack_up(rows, encoded, limit)
+
+    def _close(self, part: "_Open", counted: Tally) -> Part:
+        unused = dict(self._unused_before)
+        for name, count in self._rows.unused.items():
+            unused[name] = unused.get(name, 0) + count
+        self.tally = counted.model_copy(
+            update={"notes": tuple(self._notes.values()), "unused": unused, "bases": tuple(self._rows.bases[: len(self._rows.files)])}
+        )
+        return part.close()
 
 
-def _pack_up(rows: Rows, encoded: list[Encoded], limit: int) -> Tokens:
-    cut = [(one.ids[:limit], one.is_target[:limit]) for one in encoded]
-    # The first token of a row is predicted from nothing, so a mark on it trains nothing.
-    kept = [index for index, (_, marks) in enumerate(cut) if any(marks[1:])]
-    if not kept:
-        message = f"{rows.field}: none of the {len(cut)} rows has a token to train on; see spec.training.trainOn"
-        raise TrainingError(FailureClass.USER_ERROR, message)
-    return Tokens(
-        ids=np.concatenate([np.asarray(cut[index][0], dtype=np.int32) for index in kept]),
-        is_target=np.concatenate([np.asarray(cut[index][1], dtype=np.bool_) for index in kept]),
-        starts=np.concatenate([[0], np.cumsum([len(cut[index][0]) for index in kept])]).astype(np.int64),
-        numbers=np.asarray([rows.rows[index].number for index in kept], dtype=np.int64),
-        num_cut=sum(len(one.ids) > limit for one in encoded),
-        num_dropped=len(cut) - len(kept),
-        notes=collect((row.number, one.notes) for row, one in zip(rows.rows, encoded, strict=True)),
-    )
+class _Open:
+    """A part that rows are added to."""
+
+    def __init__(self) -> None:
+        self._ids, self._marks, self._lengths, self.numbers = array("i"), bytearray(), array("q"), array("q")
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._ids) >= PART_TOKENS or len(self.numbers) >= _PART_ROWS
+
+    def add(self, number: int, ids: list[int], marks: list[bool]) -> None:
+        self._ids.extend(ids)
+        self._marks.extend(marks)
+        self._lengths.append(len(ids))
+        self.numbers.append(number)
+
+    def close(self) -> Part:
+        return Part(
+            ids=np.frombuffer(self._ids, dtype=np.int32),
+            is_target=np.frombuffer(self._marks, dtype=np.bool_),
+            lengths=np.frombuffer(self._lengths, dtype=np.int64),
+            numbers=np.frombuffer(self.numbers, dtype=np.int64),
+        )

@@ -47,6 +47,9 @@ class DatasetSpec(SpecValue):
     format: Literal["auto", "messages", "prompt-completion", "text"] = Field(
         default="auto", description="Form of the rows; auto reads it from the first row."
     )
+    columns: Literal["sharegpt", "alpaca"] | None = Field(
+        default=None, description="Columns of another tool that are turned into chat messages; excludes format."
+    )
 
 
 class AdapterSpec(SpecValue):

@@ -98,6 +98,8 @@ def _(message: PhaseChanged, session: Session, now: datetime) -> Session:
         inputs=message.inputs or session.inputs,
         snapshot=newest_state(session.snapshot, message.snapshot),
         output=message.output or session.output,
+        rows_done=message.rows_done,
+        rows_total=message.rows_total,
         phase_at=session.phase_at if is_same_phase else now,
         resumed_step=message.resumed_step if is_next_formation or message.resumed_step is not None else session.resumed_step,
         first_step_seconds=message.first_step_seconds if is_next_formation else message.first_step_seconds or session.first_step_seconds,

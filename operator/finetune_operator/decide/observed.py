@@ -78,6 +78,8 @@ class Session:
     probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
     storage: StorageState | None = None  # None: it did not try the store yet
     oldest_contract_version: int = 1
+    rows_done: int | None = None  # while it makes tokens of the rows
+    rows_total: int | None = None  # of all, estimated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,10 @@ def run(gang: Gang) -> Answer:
 
 
 def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
-    """Phase, reason and message; the message names what is waited for and holds no number that moves by itself."""
+    """Phase, reason and message; the message names what is waited for.
+
+    No number in it moves by itself but that of rows in preparation, which agents tell every 15 s.
+    """
     entry = status.formation
     if entry is None or (entry.is_over and recoveries.of_formation(status, entry.number) is None):
         return (Phase.PREPARING, *_what_is_waited_for(gang, status))
@@ -64,13 +67,23 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
         pending = status.recoveries[-1] if status.recoveries else None
         if pending is not None and pending.total_seconds is None:
             return Phase.RECOVERING, "Starting", f"{pending.reason}; {nodes} starts"[:1024]
-        return Phase.STARTING, "Starting", f"{nodes} starts"
+        return Phase.STARTING, "Starting", f"{nodes} starts{_rows_made(gang)}"
     session = gang.crew[0].session if gang.crew and gang.active is not None and gang.active.number == entry.number else None
     phase = Phase.TRAINING if session is None else _PHASE_OF.get(session.phase, Phase.TRAINING)
     blocked = _what_blocks(gang, status)
     if blocked is not None:
         return phase, blocked[0], f"{nodes} trains; {blocked[1]}"
     return phase, phase.value, f"{nodes} trains"
+
+
+def _rows_made(gang: Gang) -> str:
+    """Of the member that has most before it: all wait for that one."""
+    told = [member.session for member in gang.crew if member.session is not None and member.session.rows_done is not None]
+    behind = min(told, key=lambda session: session.rows_done or 0, default=None)
+    if behind is None:
+        return ""
+    total = f" of about {behind.rows_total}" if behind.rows_total is not None else ""
+    return f": tokenising {behind.rows_done}{total} rows"
 
 
 def _what_is_waited_for(gang: Gang, status: JobStatus) -> tuple[str, str]:

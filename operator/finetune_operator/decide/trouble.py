@@ -148,7 +148,7 @@ def leaves_by(gang: Gang, member: Member) -> datetime | None:
 
 
 def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:
-    """A connected node rank 0 that trains and reports no step."""
+    """A connected node rank 0 that trains and reports no step. What went before the phase, such as an evaluation, is no stall."""
     session, progress = member.session, None if member.session is None else member.session.progress
     if session is None or progress is None or not session.is_connected or member is not gang.crew[0]:
         return False
@@ -157,7 +157,7 @@ def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:
     if progress.step >= progress.total_steps:
         return False
     limit = max(STALL_STEPS * progress.step_seconds, STALL_SECONDS)
-    return gang.now - session.progressed_at >= timedelta(seconds=limit)
+    return gang.now - max(session.progressed_at, session.phase_at) >= timedelta(seconds=limit)
 
 
 def _culprit(gang: Gang, member: Member, report: FailureReport) -> Member:
@@ -192,6 +192,7 @@ def _stalled(gang: Gang, member: Member) -> Trouble:
     assert session is not None
     assert session.progressed_at is not None
     assert session.progress is not None
-    seconds, usual = (gang.now - session.progressed_at).total_seconds(), session.progress.step_seconds
+    since = max(session.progressed_at, session.phase_at)
+    seconds, usual = (gang.now - since).total_seconds(), session.progress.step_seconds
     message = f"no step was finished for {seconds:.0f} s after step {session.progress.step} (a step takes {usual:.1f} s)"
     return Trouble(failure_class=FailureClass.HANG, message=message, member=member.name, weight=_STALL)
