@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Sized
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import TemplateError, nodes, pass_eval_context
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -81,7 +82,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters.update(filters)
         self.filters = {name: _paid(name, function) for name, function in self.filters.items() if name not in _TAKEN_FILTERS}
         self.filters.update({"_pay": _pay, "_paid_for": _paid_for, "_joined": _joined})
-        self.tests.update({name: _paid(name, self.tests[name]) for name in _COMPARING_TESTS})
+        self.tests.update({name: _paid(name, cast(Callable[..., Any], self.tests[name])) for name in _COMPARING_TESTS})
         for name in _TAKEN_GLOBALS:
             self.globals.pop(name)
         self.globals.update({"dict": _Dictionary(), "namespace": _Namespace, **functions})
@@ -128,7 +129,8 @@ class Instrument(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
         self.generic_visit(node)
-        for operand in (node, *node.ops):
+        operands: tuple[Any, ...] = (node, *node.ops)
+        for operand in operands:
             if not isinstance(operand.expr, nodes.Const):
                 operand.expr = _through("_paid_for", operand.expr, node)
         return node

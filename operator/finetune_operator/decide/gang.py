@@ -147,6 +147,7 @@ def look(observed: Observed, job: FineTuneJob) -> Gang:
     formation = job.status.formation
     crew = []
     for serial in formation.serials if formation is not None else ():
+        assert formation is not None
         member = listed.get(serial) or _member(job, serial, formation.uid_of(serial), pods, observed.sessions)
         crew.append(member if member.uid is not None else _vanished(member))
     listed_uids = {member.uid for member in listed.values()}

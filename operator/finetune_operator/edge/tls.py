@@ -27,7 +27,8 @@ class ServingCertificate:
             return False
         pair = make_serving(authority.current, self._dns_names, now)
         new = [_write_secret(path.with_name(f"{path.name}.new"), text) for path, text in self._files(pair)]
-        self.ssl_context.load_cert_chain(*new)
+        certificate, key = new
+        self.ssl_context.load_cert_chain(certificate, key)
         for path, (old, _) in zip(new, self._files(pair), strict=True):
             os.replace(path, old)
         self._pair, self._signed_by = pair, authority.current.certificate
