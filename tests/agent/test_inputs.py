@@ -232,7 +232,7 @@ def test_a_model_and_rows_from_a_hub_come_with_the_commit_and_without_other_weig
     assert done.inputs.digests.model_revision == COMMIT
     wanted = {name: data for name, data in MODEL.items() if name != "pytorch_model.bin"}
     assert done.inputs.digests.model == combine({name: hashlib.sha256(data).hexdigest() for name, data in wanted.items()})
-    assert Path(done.inputs.dataset_file).read_text() == '{"text": "one"}\n'
+    assert Path(done.inputs.dataset_files[0]).read_text() == '{"text": "one"}\n'
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ Seals = Mapping[Path, tuple[int, int]]
 def seal(inputs: ReadyInputs) -> Seals:
     """Size and time of change of each file."""
     model = [path for path in Path(inputs.model_dir).iterdir() if path.is_file() and is_model_file(path.name)]
-    data = [Path(file) for file in (inputs.dataset_file, inputs.eval_file) if file is not None]
+    data = [Path(file) for file in (*inputs.dataset_files, *inputs.eval_files)]
     return {path: _look(path) for path in (*model, *data)}
 
 

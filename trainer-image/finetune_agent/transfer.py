@@ -65,8 +65,8 @@ class Transfer:
         held_out = self._try("spec.dataset.evalUri", lambda: self._fetch.dataset(eval_uri, "eval")) if eval_uri is not None else None
         return ReadyInputs(
             model_dir=str(fetched.path),
-            dataset_file=str(rows.path),
-            eval_file=None if held_out is None else str(held_out.path),
+            dataset_files=(str(rows.path),),
+            eval_files=() if held_out is None else (str(held_out.path),),
             digests=InputDigests(
                 model=fetched.sha256,
                 dataset=rows.sha256 if held_out is None else combine({"eval": held_out.sha256, "train": rows.sha256}),
