@@ -39,13 +39,13 @@ class Data:
 def load_data(order: RunOrder, ranks: Ranks) -> Data:
     """Collective. The first rank of each member tokenises, the others read what it wrote. Raises TrainingError naming the row."""
     if ranks.is_local_leader:
-        _tokens_of(order, order.dataset_file, "spec.dataset.uri")
-        if order.eval_file is not None:
-            _tokens_of(order, order.eval_file, "spec.dataset.evalUri")
+        _tokens_of(order, order.train_paths, "spec.dataset.uri")
+        if order.eval_paths:
+            _tokens_of(order, order.eval_paths, "spec.dataset.evalUri")
     dist.barrier()
-    train = _tokens_of(order, order.dataset_file, "spec.dataset.uri")
-    if order.eval_file is not None:
-        held_out = _tokens_of(order, order.eval_file, "spec.dataset.evalUri")
+    train = _tokens_of(order, order.train_paths, "spec.dataset.uri")
+    if order.eval_paths:
+        held_out = _tokens_of(order, order.eval_paths, "spec.dataset.evalUri")
         return Data(train=train, train_rows=_all(train), eval=held_out, eval_rows=_all(held_out))
     held_rows, kept_rows = split(len(train), order.config.dataset.eval_fraction, order.config.training.seed)
     return Data(train=train, train_rows=kept_rows, eval=train, eval_rows=held_rows)
@@ -68,13 +68,16 @@ def _all(tokens: Tokens) -> npt.NDArray[np.int64]:
     return np.arange(len(tokens), dtype=np.int64)
 
 
-def _tokens_of(order: RunOrder, file: str, field: str) -> Tokens:
+def _tokens_of(order: RunOrder, files: tuple[str, ...], field: str) -> Tokens:
+    if len(files) > 1:
+        message = f"{field}: {len(files)} files match; this version reads one file, so join them into one and name it"
+        raise TrainingError(FailureClass.USER_ERROR, message)
     path = Path(order.cache_dir) / f"tokens-{_cache_key(order, field)}.npz"
     if path.exists():
         return _read(path)
     dataset, training = order.config.dataset, order.config.training
     form: Literal["auto"] | Form = dataset.format
-    rows = read_rows(Path(file), field=field, form=form)
+    rows = read_rows(Path(files[0]), field=field, form=form)
     tokenizer = load_tokenizer(Path(order.model_dir), model_uri=order.config.model.uri)
     limit, template = training.max_sequence_length, training.chat_template
     tokens = tokenise(rows, tokenizer, limit=limit, train_on=training.train_on, template=template, day=order.config.job.created)
