@@ -12,7 +12,7 @@ from finetune_trainer.load import load_base
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.model_config import build_on_meta, longest_sequence, read_model_config
 from finetune_trainer.ranks import Ranks
-from finetune_trainer.rotary import compute_by_row, is_rotary
+from finetune_trainer.rotary import is_rotary
 from finetune_trainer.shard import shard, shard_group_size
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -49,7 +49,6 @@ def build_model(config: JobConfig, folder: Path, *, ranks: Ranks, device: torch.
     """Collective when the base is sharded. No parameter is left on the meta device."""
     model_config = read_model_config(folder, model_uri=config.model.uri)
     module = build_on_meta(model_config, dtype=_DTYPES[config.training.precision], model_uri=config.model.uri)
-    compute_by_row(module)
     with torch.device("meta"):
         adapted_kinds = add_adapters(module, config.adapter)
     if checkpointing:

@@ -18,7 +18,7 @@ from transformers.models.qwen3 import modeling_qwen3 as _qwen3  # noqa: F401
 
 from finetune_trainer.attention import ATTENTION
 from finetune_trainer.model_files import blaming_the_model, check_links, read_json_object, refused
-from finetune_trainer.rotary import check_rope_type
+from finetune_trainer.rotary import check_rope_type, compute_by_row
 
 SUPPORTED = {"qwen3": "Qwen3", "qwen2": "Qwen2 and Qwen2.5", "llama": "Llama"}
 _FULL = "full_attention"
@@ -62,9 +62,10 @@ def read_model_config(folder: Path, *, model_uri: str) -> Any:
 
 
 def build_on_meta(config: Any, *, dtype: torch.dtype, model_uri: str) -> nn.Module:
-    """The model without memory, tried on two tokens, so that a config that cannot compute is refused before a byte is read."""
+    """The model without memory, each row with its own rope, tried on two tokens, so that a config that cannot compute is refused before a byte is read."""
     with blaming_the_model(model_uri, "its config.json makes no model that computes"), torch.device("meta"):
         module: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+        compute_by_row(module)
         ids_1T = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long)
         with torch.no_grad():
             module(input_ids=ids_1T, position_ids=ids_1T, segment_lengths=(_PROBE_TOKENS,), use_cache=False)

@@ -28,7 +28,9 @@ class RotaryByRow(nn.Module):
     def forward(self, x_BTD: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin, (1, T, D) each. A row starts where its positions start again at 0."""
         if position_ids.is_meta:  # a trial of shapes
-            return self._one(x_BTD, position_ids)
+            size = 2 * self._kind(self._config).inv_freq.numel()
+            shape_1TD = x_BTD.new_zeros(*position_ids.shape, size)
+            return shape_1TD, shape_1TD
         starts = (position_ids[0] == 0).nonzero().flatten().tolist()
         ends = [*starts[1:], position_ids.shape[1]]
         parts = [self._one(x_BTD, position_ids[:, first:last]) for first, last in zip(starts, ends, strict=True)]
