@@ -62,7 +62,10 @@ def read_model_config(folder: Path, *, model_uri: str) -> Any:
 
 
 def build_on_meta(config: Any, *, dtype: torch.dtype, model_uri: str) -> nn.Module:
-    """The model without memory, each row with its own rope, tried on two tokens, so that a config that cannot compute is refused before a byte is read."""
+    """The model without memory, each row with its own rope.
+
+    It is tried on two tokens, so that a config that cannot compute is refused before a byte is read.
+    """
     with blaming_the_model(model_uri, "its config.json makes no model that computes"), torch.device("meta"):
         module: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
         compute_by_row(module)
