@@ -23,6 +23,7 @@ from finetune_trainer.tokenise import Tokens, load_tokenizer, tokenise
 
 _CACHE_FORMAT = 2
 _COUNTS = "counts"
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
 _NOTES = TypeAdapter(tuple[Note, ...])
 
 
@@ -69,20 +70,34 @@ def _all(tokens: Tokens) -> npt.NDArray[np.int64]:
 
 
 def _tokens_of(order: RunOrder, files: tuple[str, ...], field: str) -> Tokens:
-    if len(files) > 1:
-        message = f"{field}: {len(files)} files match; this version reads one file, so join them into one and name it"
-        raise TrainingError(FailureClass.USER_ERROR, message)
     path = Path(order.cache_dir) / f"tokens-{_cache_key(order, field)}.npz"
     if path.exists():
         return _read(path)
     dataset, training = order.config.dataset, order.config.training
     form: Literal["auto"] | Form = dataset.format
-    rows = read_rows(Path(files[0]), field=field, form=form)
+    rows = read_rows(_one_file(files, path, field), field=field, form=form)
     tokenizer = load_tokenizer(Path(order.model_dir), model_uri=order.config.model.uri)
     limit, template = training.max_sequence_length, training.chat_template
     tokens = tokenise(rows, tokenizer, limit=limit, train_on=training.train_on, template=template, day=order.config.job.created)
     _write(path, tokens)
     return tokens
+
+
+def _one_file(files: tuple[str, ...], tokens: Path, field: str) -> Path:
+    """The file, or all of them one after another in a file beside the tokens. Raises TrainingError for files that are no JSON lines."""
+    if len(files) == 1:
+        return Path(files[0])
+    others = [Path(file).name for file in files if not file.endswith(_JSON_LINES)]
+    if others:
+        message = f"{field}: of {len(files)} files {len(others)} are not JSON lines, such as {others[0]!r}; wanted files that end in .jsonl"
+        raise TrainingError(FailureClass.USER_ERROR, message)
+    tokens.parent.mkdir(parents=True, exist_ok=True)
+    joined = tokens.with_suffix(f".{os.getpid()}.jsonl")
+    with joined.open("wb") as rows:
+        for file in files:
+            data = Path(file).read_bytes()
+            rows.write(data if data.endswith(b"\n") else data + b"\n")
+    return joined
 
 
 def _cache_key(order: RunOrder, field: str) -> str:
