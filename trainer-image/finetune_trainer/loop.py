@@ -19,7 +19,6 @@ from finetune_trainer.batch import Schedule, chain_digest
 from finetune_trainer.data import Data, load_data
 from finetune_trainer.evaluate import Evaluation
 from finetune_trainer.export import export_adapter, state_digest
-from finetune_trainer.fits import check_fit
 from finetune_trainer.model import build_model
 from finetune_trainer.not_finite import finite_or_told, not_finite
 from finetune_trainer.notes import note_events
@@ -45,7 +44,6 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     checkpointing = training.gradient_checkpointing or bool(order.overrides.gradient_checkpointing)
     model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing)
     data = load_data(order, ranks)
-    check_fit(data, model, order, reporter)
     _warn_of_lost_rows(data, order, reporter)
     _tell_what_is_trained(data, reporter)
     schedule = Schedule(
@@ -128,8 +126,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     reporter.enter("exporting")
     if ranks.is_leader:
         folder, model_dir = Path(order.output_dir), Path(order.model_dir)
-        kinds, revision = model.adapted_kinds, order.model_revision
-        export_adapter(folder, config=config, adapters=model.adapters, kinds=kinds, model_dir=model_dir, revision=revision)
+        export_adapter(folder, config=config, adapters=model.adapters, kinds=model.adapted_kinds, model_dir=model_dir)
         reporter.tell(_exported(order, record, state.weights_P))
     dist.barrier()
     reporter.tell(WorkerDone(rank=ranks.rank))
