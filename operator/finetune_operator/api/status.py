@@ -115,6 +115,7 @@ class ProgressEntry(StatusValue):
     learning_rate: float
     grad_norm: float
     tokens_total: int
+    tokens_processed: int = 0
     tokens_per_second: float
     step_seconds: float
     straggler: StragglerEntry | None = None

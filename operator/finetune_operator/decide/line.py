@@ -34,6 +34,21 @@ def order_of(entry: LineEntry) -> tuple[int, datetime, tuple[str, str]]:
     return (-entry.priority, entry.created_at, entry.key)
 
 
+def whose_turn(line: tuple[LineEntry, ...], now: datetime) -> frozenset[tuple[str, str]]:
+    """Gangs that wait or are being placed and have to let nobody go first. `line` is in order; the same rule as `who_is_ahead`."""
+    waiters = tuple(entry for entry in line if not entry.has_started)
+    if not any(entry.has_unschedulable for entry in line):
+        return frozenset(entry.key for entry in waiters)
+    if any(entry.has_started and entry.has_unschedulable and not _backs_off(entry, now) for entry in line):
+        return frozenset()
+    first = next((entry.key for entry in waiters if not _backs_off(entry, now)), None)
+    return frozenset() if first is None else frozenset((first,))
+
+
+def _backs_off(entry: LineEntry, now: datetime) -> bool:
+    return entry.backoff_until is not None and entry.backoff_until > now
+
+
 def is_unschedulable(pod: PodView) -> bool:
     return pod.phase is PodPhase.PENDING and pod.unschedulable is not None and not pod.is_deleting
 
@@ -42,7 +57,7 @@ def who_is_ahead(observed: Observed, key: tuple[str, str]) -> LineEntry | None:
     """Whom a gang that is not whole has to let go first; None while there is room for all, or if it is the first itself."""
     if not any(entry.has_unschedulable for entry in observed.line):
         return None
-    others = [entry for entry in observed.line if entry.backoff_until is None or entry.backoff_until <= observed.now]
+    others = [entry for entry in observed.line if not _backs_off(entry, observed.now)]
     running = next((entry for entry in others if entry.has_started and entry.has_unschedulable and entry.key != key), None)
     if running is not None:
         return running

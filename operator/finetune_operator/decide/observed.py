@@ -93,6 +93,14 @@ class LineEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remark:
+    """A warning of the operator's own about a job; told once, in status.warnings and as an event."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """The world of one pass. `line` holds all unfinished jobs that wait or are being placed, this one included, in order."""
 
@@ -106,4 +114,5 @@ class Observed:
     last_applied_error: str | None = None  # "403 exceeded quota ..." of the newest refused creation
     trainer_image: str = ""
     taken_serials: frozenset[int] = field(default_factory=frozenset)  # their names belong to somebody else
+    remarks: tuple[Remark, ...] = ()  # what the operator's own policy changed
     spec_errors: tuple[str, ...] = ()  # what the schema cannot say, each with its field path

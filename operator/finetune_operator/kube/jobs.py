@@ -9,15 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from finetune_operator.api.job import GROUP, PLURAL, VERSION, FineTuneJob
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.decision import Event
-from finetune_operator.kube.client import MERGE_PATCH, METADATA_ONLY, ApiClient, ApiError, JsonObject
+from finetune_operator.kube.client import METADATA_ONLY, ApiClient, ApiError, JsonObject
 from finetune_operator.kube.events import EventRecorder
 from finetune_operator.kube.merge_patch import diff
+from finetune_operator.kube.status_writer import StatusWriter
 from finetune_operator.kube.versions import is_newer
+from finetune_operator.meters import Meters
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
 
 log = logging.getLogger(__name__)
@@ -61,7 +64,9 @@ class ClusterJobs:
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
         on_written: Callable[[FineTuneJob, JobStatus], None],
+        meters: Meters | None = None,
     ) -> None:
+        self._writer = StatusWriter(client, meters or Meters(CollectorRegistry()))
         self._client, self._recorder, self._on_change, self._on_written = client, recorder, on_change, on_written
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._cached: dict[Key, _Cached] = {}
@@ -152,15 +157,18 @@ class ClusterJobs:
         if patch is None:
             return Written(job=job)
         try:
-            answer = await self._client.request("PATCH", f"{_path(job.key)}/status", body=patch, content_type=MERGE_PATCH)
+            answer = await self._writer.write(f"{_path(job.key)}/status", patch)
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
             newest = await self._read(job.key)
             return Conflict() if newest is not None and newest["metadata"]["uid"] == job.metadata.uid else Gone()
+        if answer is None:
+            return Written(job=job)
         self._remember(job.key, answer)
-        self._on_written(job, status)
-        return Written(job=FineTuneJob.model_validate(answer))
+        written = FineTuneJob.model_validate(answer)
+        self._on_written(job, written.status)
+        return Written(job=written)
 
     async def record(self, job: FineTuneJob, event: Event) -> None:
         self._recorder.record(job, event)

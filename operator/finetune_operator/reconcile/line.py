@@ -1,8 +1,9 @@
 """The waiting line over all jobs, kept up to date by the pass of each job, so that no pass has to look at all of them."""
 
-from collections.abc import Iterator
+from bisect import bisect_left, insort
+from datetime import datetime
 
-from finetune_operator.decide.line import order_of
+from finetune_operator.decide.line import order_of, whose_turn
 from finetune_operator.decide.observed import LineEntry
 from finetune_operator.reconcile.ports import Key
 
@@ -12,24 +13,28 @@ class Line:
 
     def __init__(self) -> None:
         self._entries: dict[Key, LineEntry] = {}
+        self._sorted: list[LineEntry] = []
         self._ordered: tuple[LineEntry, ...] | None = None
+        self._turns: frozenset[Key] = frozenset()
 
-    def update(self, key: Key, entry: LineEntry | None) -> bool:
-        """True if others may have to be looked at again."""
-        if self._entries.get(key) == entry:
-            return False
-        if entry is None:
-            self._entries.pop(key, None)
-        else:
+    def update(self, key: Key, entry: LineEntry | None, now: datetime) -> frozenset[Key]:
+        """Others whose answer this changes: their turn has come, or is over. All others wait as before, for the same reason."""
+        before = self._entries.get(key)
+        if before == entry:
+            return frozenset()
+        if before is not None:
+            self._entries.pop(key)
+            self._sorted.pop(bisect_left(self._sorted, order_of(before), key=order_of))
+        if entry is not None:
             self._entries[key] = entry
+            insort(self._sorted, entry, key=order_of)
         self._ordered = None
-        return True
+        turns = whose_turn(self.ordered(), now)
+        changed = (turns ^ self._turns) & self._entries.keys()
+        self._turns = turns
+        return frozenset(changed - {key})
 
     def ordered(self) -> tuple[LineEntry, ...]:
         if self._ordered is None:
-            self._ordered = tuple(sorted(self._entries.values(), key=order_of))
+            self._ordered = tuple(self._sorted)
         return self._ordered
-
-    def others(self, key: Key) -> Iterator[Key]:
-        """Those whose turn may have come: not yet running gangs."""
-        return (entry.key for entry in self.ordered() if entry.key != key and not entry.has_started)

@@ -6,7 +6,7 @@ Intent is written before anything follows from it; whatever fails in between is 
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import Protocol
@@ -18,9 +18,11 @@ from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.gang import have_all_spoken
 from finetune_operator.decide.line import line_entry
 from finetune_operator.decide.observed import Observed
+from finetune_operator.decide.priority import NO_CAPS, PriorityCaps
+from finetune_operator.reconcile.internal_error import with_internal_error
 from finetune_operator.reconcile.line import Line
-from finetune_operator.reconcile.ports import Agents, Clock, Conflict, Created, Gone, Jobs, Key, Members, NameTaken, Refused
-from finetune_operator.reconcile.queue import KeyedQueue
+from finetune_operator.reconcile.ports import Agents, Clock, Conflict, Created, Gone, Jobs, Key, Members, NameTaken, Refused, Unavailable
+from finetune_operator.reconcile.queue import BROKEN_AFTER, KeyedQueue
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ class PassSettings:
 
     trainer_image: str
     reconnect_seconds: float = 10.0
-    num_workers: int = 16
+    num_workers: int = 32
+    caps: PriorityCaps = NO_CAPS
     is_local: bool = False
 
 
@@ -40,6 +43,8 @@ class Recorder(Protocol):
     """Counts passes and events for metrics."""
 
     def record_pass(self, seconds: float, result: str) -> None: ...
+
+    def record_broken_pass(self) -> None: ...
 
     def record_decision(self, job: FineTuneJob, decision: Decision) -> None: ...
 
@@ -54,10 +59,11 @@ class Reconciler:
     ) -> None:
         self._members, self._agents, self._jobs, self._clock = members, agents, jobs, clock
         self._settings, self._recorder = settings, recorder
-        self.queue = KeyedQueue(seconds=time.monotonic, random=Random())
+        self.queue = KeyedQueue(seconds=time.monotonic, random=Random(), num_workers=settings.num_workers)
         self._line = Line()
         self._last_seen: dict[Key, FineTuneJob] = {}
         self._refused: dict[str, str] = {}  # by job uid: the newest refusal that no pass has answered yet
+        self._broken: dict[Key, tuple[str, int]] = {}  # uid and generation of the job whose passes fail
         self._taken: dict[str, frozenset[int]] = {}  # by job uid: serials whose names belong to somebody else
         self._term = 1
         self._judges_from = clock.now()
@@ -70,10 +76,17 @@ class Reconciler:
         for key in known:
             job = self._jobs.get(key)
             if job is not None:
-                self._line.update(key, line_entry(job, self._members.observe(job.metadata.uid), self._clock.now()))
+                self._stand_in_line(key, job)
 
     def wake(self, key: Key) -> None:
+        """Look at the job soon. One that backs off by itself is brought back only by a change of its spec."""
+        if self.queue.is_held(key) and key in self._broken and self._broken[key] != self._version_of(key):
+            self.queue.note_success(key)
         self.queue.add(key)
+
+    def _version_of(self, key: Key) -> tuple[str, int]:
+        job = self._jobs.get(key)
+        return ("", 0) if job is None else (job.metadata.uid, job.metadata.generation)
 
     async def run_workers(self, stop: asyncio.Event) -> None:
         """Work on the queue until `stop`; a pass that has begun is finished."""
@@ -121,6 +134,7 @@ class Reconciler:
             last_applied_error=self._refused.get(uid),
             trainer_image=self._settings.trainer_image,
             taken_serials=self._taken.get(uid, frozenset()),
+            remarks=self._settings.caps.remarks(job),
             spec_errors=tuple(str(error) for error in errors),
         )
 
@@ -174,6 +188,7 @@ class Reconciler:
         for member_uid in {pod.uid for pod in pods} | {session.member_uid for session in self._agents.observe(uid)}:
             self._agents.forget(member_uid)
         self._last_seen.pop(key, None)
+        self._broken.pop(key, None)
         self._refused.pop(uid, None)
         self._taken.pop(uid, None)
         self._stand_in_line(key, None)
@@ -181,9 +196,10 @@ class Reconciler:
 
     def _stand_in_line(self, key: Key, job: FineTuneJob | None) -> None:
         entry = None if job is None else line_entry(job, self._members.observe(job.metadata.uid), self._clock.now())
-        if self._line.update(key, entry):
-            for other in self._line.others(key):
-                self.wake(other)
+        if entry is not None and job is not None:
+            entry = replace(entry, priority=self._settings.caps.of(job))
+        for other in self._line.update(key, entry, self._clock.now()):
+            self.wake(other)
 
     async def _work(self) -> None:
         while True:
@@ -193,16 +209,41 @@ class Reconciler:
             try:
                 wait = await self.run_pass(key)
                 result = "ok" if wait != 0.0 else "again"
-                self.queue.note_success(key)
-                if wait is not None:
-                    self.queue.add_after(key, wait)
-            except Exception:
-                log.exception("a pass failed", extra={"namespace": key[0], "job": key[1]})
+                self._look_again(key, wait)
+            except (Unavailable, TimeoutError) as error:
+                log.warning("a pass met a cluster that does not answer: %s", error, extra={"namespace": key[0], "job": key[1]})
                 self.queue.add_failed(key)
+            except Exception as error:  # the border that must not die
+                log.exception("a pass failed", extra={"namespace": key[0], "job": key[1]})
+                await self._back_off(key, error)
             finally:
                 self.queue.done(key)
                 if self._recorder is not None:
                     self._recorder.record_pass(time.monotonic() - started, result)
+
+    def _look_again(self, key: Key, wait: float | None) -> None:
+        if wait == 0.0:
+            self.queue.add_again(key)
+            return
+        self.queue.note_success(key)
+        self._broken.pop(key, None)
+        if wait is not None:
+            self.queue.add_after(key, wait)
+
+    async def _back_off(self, key: Key, error: Exception) -> None:
+        """After three failures in a row the job says so, and is looked at every few minutes only."""
+        if self.queue.add_broken(key) < BROKEN_AFTER:
+            return
+        self._broken[key] = self._version_of(key)
+        if self._recorder is not None:
+            self._recorder.record_broken_pass()
+        job = self._jobs.get(key)
+        if job is None:
+            return
+        try:
+            await self._jobs.write_status(job, with_internal_error(job, error, self._clock.now()))
+        except Exception:  # nothing is left to try: it is in the log, and counted
+            log.exception("a failing job could not be told so", extra={"namespace": key[0], "job": key[1]})
 
 
 def _fields(job: FineTuneJob, *, member: str) -> dict[str, str]:

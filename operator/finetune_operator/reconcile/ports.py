@@ -13,6 +13,10 @@ from finetune_operator.decide.observed import PodView, Session
 Key = tuple[str, str]
 
 
+class Unavailable(Exception):
+    """The cluster gave no answer, or one that says nothing about the job: no fault of the job or of a pass."""
+
+
 @dataclass(frozen=True)
 class Created:
     """The pod exists and is ours; `uid` is its uid (also after AlreadyExists with our owner uid)."""
