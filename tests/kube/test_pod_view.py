@@ -53,11 +53,11 @@ def condition(kind: str, status: str, **fields: str) -> dict:
             FailureReport(failure_class=FailureClass.INTERNAL, message="exec: no such file", exit_code=128),
         ),
         (
-            {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]},
+            {"containerStatuses": [{"name": "agent", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]},
             "waiting",
             "ImagePullBackOff: not found",
         ),
-        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, "waiting", None),
+        ({"containerStatuses": [{"name": "agent", "state": {"waiting": {"reason": "ContainerCreating"}}}]}, "waiting", None),
         ({"phase": "Pending", "containerStatuses": None}, "phase", PodPhase.PENDING),
     ],
 )
@@ -121,3 +121,35 @@ def test_a_status_that_cannot_be_understood_hides_no_member() -> None:
     entry = parse_pod_entry(pod_object(status={"phase": ["Running"], "containerStatuses": "none", "conditions": 7}))
     assert isinstance(entry, Entry)
     assert (entry.uid, entry.value.phase) == ("pod-uid", PodPhase.UNKNOWN)
+
+
+SIDECAR = {"name": "a-mesh", "state": {"running": {}}}
+FAILED_INIT = {"name": "setup", "state": {"terminated": {"exitCode": 3, "reason": "Error", "message": "no route"}}}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["sidecar first", "sidecar last"])
+def test_a_sidecar_hides_nothing_and_keeps_no_member_alive(order) -> None:
+    statuses = [SIDECAR, *terminated(exitCode=137, reason="OOMKilled")][::order]
+    view = parse_pod(pod_object(status={"phase": "Running", "containerStatuses": statuses}))
+    assert (view.exit_code, view.is_oom_killed, view.is_over) == (137, True, True)
+    assert view.holds_room, "until somebody deletes the pod"
+
+
+def test_a_sidecar_that_ended_ends_no_member() -> None:
+    ended = {"name": "a-log", "state": {"terminated": {"exitCode": 1, "message": WORDS.model_dump_json()}}}
+    running = {"name": "agent", "state": {"running": {}}}
+    view = parse_pod(pod_object(status={"phase": "Running", "containerStatuses": [ended, running]}))
+    assert (view.is_over, view.exit_code, view.last_words) == (False, None, None)
+
+
+def test_an_init_container_that_failed_is_named() -> None:
+    waiting = {"name": "agent", "state": {"waiting": {"reason": "PodInitializing"}}}
+    view = parse_pod(pod_object(status={"phase": "Failed", "initContainerStatuses": [FAILED_INIT], "containerStatuses": [waiting]}))
+    assert view.last_words is not None
+    assert view.last_words.message == "init container setup ended with exit code 3: no route"
+
+
+def test_an_init_container_that_cannot_start_is_named() -> None:
+    init = {"name": "setup", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}
+    view = parse_pod(pod_object(status={"phase": "Pending", "initContainerStatuses": [init], "containerStatuses": None}))
+    assert view.waiting == "init container setup: ImagePullBackOff: not found"

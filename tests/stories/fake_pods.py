@@ -3,8 +3,11 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from tests.kube.builders import ended_pod
+
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.kube.pod_view import parse_pod
 from finetune_operator.reconcile.ports import Created, NameTaken, PodInvalid, Refused
 
 
@@ -42,6 +45,10 @@ class FakePods:
         self.dies_at_birth = False  # containers end before their agent says anything
         self.is_unkind = False  # the scheduler takes the first member of every gang before the second of any
         self.num_uids = 0
+        self.waiting: str | None = None  # why containers of pods that have a node do not start
+        self.unplaceable: set[str] = set()  # names of jobs that no node can take
+        self.is_gated = False  # Kueue holds every new pod
+        self.termination_logs: dict[str, str] = {}  # by uid, as the agents wrote them
 
     def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
         shown = [pod.seen for pod in self.pods.values() if pod.job_uid == job.metadata.uid and pod.seen is not None]
@@ -62,7 +69,9 @@ class FakePods:
             return Refused(message=self.refusal or f"403 exceeded quota: pods, limited: {self.quota}")
         self.num_uids += 1
         uid = f"uid-{self.num_uids:03d}-{name}"
-        view = PodView(serial=serial, uid=uid, name=name, phase=PodPhase.PENDING, created_at=self.clock.now())
+        view = PodView(
+            serial=serial, uid=uid, name=name, phase=PodPhase.PENDING, created_at=self.clock.now(), is_captured_by_kueue=self.is_gated
+        )
         self.pods[uid] = Pod(job_uid=job.metadata.uid, view=view)
         self.made.append(name)
         if self.dies_after_creations is not None:
@@ -89,14 +98,15 @@ class FakePods:
             pod.ends_at = self.clock.now() + timedelta(seconds=seconds)
             pod.view = replace(pod.view, is_deleting=True, ends_at=self.clock.now() + timedelta(seconds=seconds))
 
-    def end(self, uid: str, code: int, *, words=None, output=None, is_oom_killed: bool = False) -> None:
-        """The container ended; a pod that was being deleted vanishes."""
+    def end(self, uid: str, code: int, *, is_oom_killed: bool = False) -> None:
+        """The container ended; a pod that was being deleted vanishes. What it left behind is read as on a cluster."""
         pod = self.pods.get(uid)
         if pod is None or pod.ends_at is not None:
             self.pods.pop(uid, None)
             return
-        phase = PodPhase.SUCCEEDED if code == 0 else PodPhase.FAILED
-        pod.view = replace(pod.view, phase=phase, exit_code=code, last_words=words, output=output, is_oom_killed=is_oom_killed)
+        read = parse_pod(ended_pod(code, words=self.termination_logs.get(uid, ""), is_oom_killed=is_oom_killed))
+        told = {name: getattr(read, name) for name in ("phase", "exit_code", "last_words", "finished", "is_oom_killed")}
+        pod.view = replace(pod.view, **told)
 
     def tick(self) -> None:
         """Scheduler and kubelet: one decision for each pod, then the informer catches up."""
@@ -105,11 +115,15 @@ class FakePods:
             if pod.ends_at is not None and self.clock.now() >= pod.ends_at:
                 del self.pods[uid]
             elif pod.view.phase is PodPhase.PENDING and pod.view.node is None:
-                if self.used < self.slots:
-                    pod.view = replace(pod.view, node="node-1", unschedulable=None)
+                if pod.view.is_captured_by_kueue:
+                    continue
+                if self.used < self.slots and not any(pod.view.name.startswith(f"{name}-") for name in self.unplaceable):
+                    pod.view = replace(pod.view, node="node-1", placed_at=self.clock.now(), unschedulable=None)
                 else:
                     pod.view = replace(pod.view, unschedulable="0/1 nodes are available: 1 Insufficient cpu.")
-            elif pod.view.phase is PodPhase.PENDING and pod.view.waiting is None:
+            elif pod.view.phase is PodPhase.PENDING and (self.waiting is not None or pod.view.waiting is not None):
+                pod.view = replace(pod.view, waiting=pod.view.waiting or self.waiting)
+            elif pod.view.phase is PodPhase.PENDING:
                 pod.view = replace(pod.view, phase=PodPhase.RUNNING)
                 if self.dies_at_birth:
                     self.end(uid, 1)

@@ -239,7 +239,7 @@ class Formation:
             if exported is None:
                 raise TrainingError(FailureClass.INTERNAL, "all ranks are done, but rank 0 did not say where the adapter is")
             self._voice.enter(MemberPhase.EXPORTING)
-            self._voice.output = await self._uploads.publish(lambda number: self._publish_request(number, exported))
+            self._voice.publish(await self._uploads.publish(lambda number: self._publish_request(number, exported)))
         self._voice.enter(MemberPhase.FINISHED)
 
     def _publish_request(self, number: int, exported: WorkerExported) -> Publish:

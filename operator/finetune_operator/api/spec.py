@@ -169,6 +169,12 @@ class PlacementSpec(SpecValue):
     """Where pods may run and how long a gang may wait for room."""
 
     timeout_seconds: int = Field(default=300, ge=10, le=86400, description="A gang incomplete for so long gives everything back and waits.")
+    start_timeout_seconds: int = Field(
+        default=1800,
+        ge=60,
+        le=604800,
+        description="Pods that have a node and do not start for so long give everything back; three times end the job.",
+    )
     node_selector: dict[ShortName, LabelValue] = Field(default={}, max_length=64, description="Labels that a node must have.")
     tolerations: tuple[TolerationSpec, ...] = Field(default=(), max_length=64, description="Taints that are tolerated.")
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
@@ -205,6 +211,12 @@ class FineTuneJobSpec(SpecValue):
     image: Image | None = Field(default=None, description="Trainer image; absent = the operator's default.")
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000, description="Greater is placed first; ties go by age.")
     suspend: bool = Field(default=False, description="True saves, then frees the pods; false goes on. Omit it from Git.")
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="The job fails after so many seconds with pods; time queued or suspended does not count.",
+    )
     termination_grace_period_seconds: int = Field(default=60, ge=5, le=3600, description="Grace of a pod; a leaving pod saves within it.")
     ttl_seconds_after_finished: int | None = Field(
         default=None, ge=0, le=31_536_000, description="Pods of an ended job are deleted after so long; the job itself never is."

@@ -187,12 +187,13 @@ class Placement(StatusValue):
 
     placing_since: datetime | None = None
     backoff_until: datetime | None = None
+    gave_back_at: datetime | None = None
     attempts: int = 0
     why: str | None = Field(default=None, max_length=1024)
 
 
 class MemberFailures(StatusValue):
-    """Members that ended without ever saying hello, or spares lost since one was ready; decides the back-off of the next creation."""
+    """Failures in a row: members that ended without ever saying hello, spares lost since one was ready, placements that never started."""
 
     count: int = 0
     last_at: datetime | None = None
@@ -247,6 +248,7 @@ class JobStatus(StatusValue):
     placement: Placement = Placement()
     silent_members: MemberFailures = MemberFailures()
     lost_spares: MemberFailures = MemberFailures()
+    failed_starts: MemberFailures = MemberFailures()
     output: OutputEntry | None = None
     warnings: tuple[WarningEntry, ...] = Field(default=(), max_length=MAX_WARNINGS)
     start_time: datetime | None = None

@@ -48,8 +48,9 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Its inputs are there and it can take the next start."""
-        return self.is_connected and not self.is_leaving and self.session is not None and self.session.inputs is not None
+        """Its inputs are there and it can take the next start; one that has published takes none."""
+        session = self.session
+        return self.is_connected and not self.is_leaving and session is not None and session.inputs is not None and session.output is None
 
     @property
     def is_placed(self) -> bool:

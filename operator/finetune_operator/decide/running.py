@@ -10,6 +10,7 @@ from finetune_operator.decide.admission import admit, seconds_until_timeout, why
 from finetune_operator.decide.answer import Answer, Phase, sentence_of, soonest
 from finetune_operator.decide.formation import form
 from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE, how_to_keep_kueue_away
 from finetune_operator.decide.line import is_unschedulable
 from finetune_operator.decide.members import keep_members
 from finetune_operator.decide.observed import PodPhase
@@ -90,6 +91,8 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
     pods = [member.pod for member in gang.members if member.pod is not None]
     if status.placement.why is not None:
         return "Refused", f"the cluster refused a member: {status.placement.why}"
+    if any(pod.is_captured_by_kueue for pod in pods):
+        return CAPTURED_BY_KUEUE, how_to_keep_kueue_away(gang.job.metadata.namespace)
     if any(is_unschedulable(pod) for pod in pods):
         return "Unschedulable", why_no_room(gang)
     stuck = next((pod for pod in pods if pod.waiting is not None and not pod.is_over), None)

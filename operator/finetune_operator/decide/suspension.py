@@ -75,7 +75,7 @@ def _orders(gang: Gang, seconds_left: float) -> tuple[SendOrder, ...]:
 
 
 def _free(gang: Gang) -> Answer:
-    live = tuple(pod for pod in gang.observed.pods if not pod.is_over and not pod.is_deleting)
+    live = tuple(pod for pod in gang.observed.pods if pod.holds_room)
     is_freed = not live and not gang.members
     status = gang.status.model_copy(update={"members": (), "placement": Placement()})
     is_news = is_freed and not gang.status.is_true("Suspended")

@@ -4,12 +4,12 @@ import re
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.last_words import Finished, parse_last_words
 from finetune_operator.api.job import GROUP, KIND, LABEL_SERIAL
 from finetune_operator.decide.observed import PodPhase, PodView
 from finetune_operator.kube.cache import Entry
+from finetune_operator.kube.pods import CONTAINER
 from finetune_operator.kube.shape import Unreadable, entries, moment, section, text
 
 JsonObject = dict[str, Any]
@@ -20,6 +20,7 @@ _STARTING = {"ContainerCreating", "PodInitializing"}
 # Reasons of `status.reason` by which kubelet, node controller and scheduler end pods; they are no fault of the job.
 _DISRUPTIONS = {"Evicted", "NodeLost", "NodeShutdown", "Terminated", "Shutdown", "Preempting", "NodeAffinity", "UnexpectedAdmissionError"}
 _OUT_OF = re.compile(r"^OutOf")
+_KUEUE_GATE = "kueue.x-k8s.io/admission"
 
 
 def parse_pod_entry(pod: object) -> Entry[PodView] | Unreadable | None:
@@ -64,24 +65,29 @@ def controller_of(item: object) -> JsonObject | None:
 def parse_pod(pod: JsonObject) -> PodView:
     """`pod` has the metadata that every stored pod has."""
     metadata, status = pod["metadata"], pod.get("status") or {}
-    container = _container(status)
-    state = container.get("state") or {}
+    state = _state_of_the_agent(status)
     ended = state.get("terminated") or {}
+    phase, words = _phase(status), _last_words(status, ended)
+    told = _phase_of_the_agent(phase, ended)
     return PodView(
         serial=_serial(metadata),
         uid=metadata["uid"],
         name=metadata["name"],
-        phase=_phase(status),
+        phase=told,
         created_at=datetime.fromisoformat(metadata["creationTimestamp"]),
         node=pod.get("spec", {}).get("nodeName"),
+        placed_at=_placed_at(status),
         is_deleting="deletionTimestamp" in metadata,
         ends_at=_moment(metadata.get("deletionTimestamp")),
         unschedulable=_unschedulable(status),
-        waiting=_waiting(state),
+        is_captured_by_kueue=_is_captured_by_kueue(pod),
+        waiting=_waiting_to_initialise(status) or _waiting(state),
         disruption=_disruption(status),
         exit_code=ended.get("exitCode"),
         is_oom_killed=ended.get("reason") == "OOMKilled",
-        last_words=_last_words(ended),
+        last_words=words if isinstance(words, FailureReport) else None,
+        finished=words if isinstance(words, Finished) else None,
+        is_kept_by_others=told is not phase,
     )
 
 
@@ -99,9 +105,47 @@ def _phase(status: JsonObject) -> PodPhase:
         return PodPhase.UNKNOWN
 
 
-def _container(status: JsonObject) -> JsonObject:
-    """The status of our only container."""
-    return next(iter(status.get("containerStatuses") or []), {})
+def _state_of_the_agent(status: JsonObject) -> JsonObject:
+    """State of our container; others (a mesh, a log shipper) come by injection, in any order."""
+    return next((entry.get("state") or {} for entry in status.get("containerStatuses") or [] if entry.get("name") == CONTAINER), {})
+
+
+def _phase_of_the_agent(phase: PodPhase, ended: JsonObject) -> PodPhase:
+    """The member is over when its agent is, for nothing of it is started again; the pod may be kept up by another container."""
+    if phase in {PodPhase.SUCCEEDED, PodPhase.FAILED} or ended.get("exitCode") is None:
+        return phase
+    return PodPhase.SUCCEEDED if ended["exitCode"] == 0 else PodPhase.FAILED
+
+
+def _placed_at(status: JsonObject) -> datetime | None:
+    condition = _conditions(status, "PodScheduled")
+    return _moment(condition.get("lastTransitionTime")) if condition is not None and condition["status"] == "True" else None
+
+
+def _is_captured_by_kueue(pod: JsonObject) -> bool:
+    """Kueue gates single pods where its pod integration is on, and in namespaces that have a default queue."""
+    gates = {gate.get("name") for gate in pod.get("spec", {}).get("schedulingGates") or []}
+    return _KUEUE_GATE in gates
+
+
+def _waiting_to_initialise(status: JsonObject) -> str | None:
+    """What keeps an injected init container from being done, by its name."""
+    for entry in status.get("initContainerStatuses") or []:
+        words = _waiting(entry.get("state") or {})
+        if words is not None:
+            return f"init container {entry.get('name')}: {words}"[:_MAX_WORDS]
+    return None
+
+
+def _failed_init_container(status: JsonObject) -> FailureReport | None:
+    """A pod that failed before its agent ran."""
+    for entry in status.get("initContainerStatuses") or []:
+        ended = (entry.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            words = (ended.get("message") or ended.get("reason") or "").strip()
+            message = f"init container {entry.get('name')} ended with exit code {ended['exitCode']}{f': {words}' if words else ''}"
+            return FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message=message[:_MAX_WORDS], exit_code=ended["exitCode"])
+    return None
 
 
 def _moment(value: str | None) -> datetime | None:
@@ -136,14 +180,12 @@ def _disruption(status: JsonObject) -> str | None:
     return reason if reason in _DISRUPTIONS or _OUT_OF.match(reason) else None
 
 
-def _last_words(ended: JsonObject) -> FailureReport | None:
+def _last_words(status: JsonObject, ended: JsonObject) -> FailureReport | Finished | None:
     """The termination message, if the agent wrote it; other text (the runtime's own error) is kept as an internal failure."""
-    message = (ended.get("message") or "").strip()
-    if not message:
-        return None
-    try:
-        return FailureReport.model_validate_json(message)
-    except ValidationError:
-        if message.startswith("{") or not ended.get("exitCode"):
-            return None  # another kind of last words, such as the output of a finished agent
-        return FailureReport(failure_class=FailureClass.INTERNAL, message=message[:_MAX_WORDS], exit_code=ended.get("exitCode"))
+    if not ended:
+        return _failed_init_container(status) if status.get("phase") == PodPhase.FAILED else None
+    message, code = (ended.get("message") or "").strip(), ended.get("exitCode")
+    words = parse_last_words(message)
+    if words is not None or not message or message.startswith("{") or not code:
+        return words
+    return FailureReport(failure_class=FailureClass.INTERNAL, message=message[:_MAX_WORDS], exit_code=code)

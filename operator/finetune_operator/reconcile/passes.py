@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Protocol
 
@@ -16,8 +16,8 @@ from finetune_operator.api.rules import check_spec
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.gang import have_all_spoken, member_uids
-from finetune_operator.decide.line import line_entry
-from finetune_operator.decide.observed import LineEntry, Observed, Session
+from finetune_operator.decide.line import line_entry, who_is_called
+from finetune_operator.decide.observed import LineEntry, Observed, PodView, Session
 from finetune_operator.reconcile.line import Line
 from finetune_operator.reconcile.ports import Agents, Clock, Conflict, Created, Gone, Jobs, Key, Members, NameTaken, PodInvalid, Refused
 from finetune_operator.reconcile.queue import KeyedQueue
@@ -61,6 +61,8 @@ class Reconciler:
         self._invalid: dict[str, str] = {}  # by job uid: the same, where the API server will never take the pod
         self._noted: dict[str, dict[int, str]] = {}  # by job uid: uids of created pods, by serial, until the status shows them
         self._taken: dict[str, frozenset[int]] = {}  # by job uid: serials whose names belong to somebody else
+        self._holding: dict[str, frozenset[str]] = {}  # by job uid: pods that have a node
+        self._freed_at: datetime | None = None
         self._term = 1
         self._judges_from = self._confirmed_at = clock.now()
         self._terms: dict[str, int] = {}  # by job uid: of jobs whose agents have obeyed a greater one than that of the lease
@@ -126,6 +128,7 @@ class Reconciler:
         uid, now = job.metadata.uid, self._clock.now()
         pods, sessions = self._members.observe(job), self._agents.observe(uid)
         self._stand_in_line(job.key, job)
+        self._note_freed_room(job, pods)
         noted = self._noted[uid] = self._noted_of(job)
         errors = check_spec(job, is_local=self._settings.is_local) if job.status.pinned is None else ()
         return Observed(
@@ -134,6 +137,8 @@ class Reconciler:
             pods=pods,
             sessions=sessions,
             line=self._line.ordered(),
+            num_placed_at_once=self._line.window.size,
+            freed_at=self._freed_at,
             term=self._term_for(uid, sessions),
             is_judging=now >= self._judges_from or have_all_spoken(job, pods, sessions),
             last_applied_error=self._refused.get(uid),
@@ -215,7 +220,9 @@ class Reconciler:
             await self._members.delete(job, doomed.uid, doomed.name, doomed.grace_seconds)
         for member_uid in {pod.uid for pod in pods} | {session.member_uid for session in self._agents.observe(uid)}:
             self._agents.forget(member_uid)
+        self._note_freed_room(job, ())
         self._last_seen.pop(key, None)
+        self._holding.pop(uid, None)
         self._refused.pop(uid, None)
         self._invalid.pop(uid, None)
         self._taken.pop(uid, None)
@@ -235,6 +242,18 @@ class Reconciler:
         if self._line.update(key, entry):
             for other in self._line.others(key):
                 self.wake(other)
+
+    def _note_freed_room(self, job: FineTuneJob, pods: tuple[PodView, ...]) -> None:
+        """A member that ended may be what the first of those that back off waits for; what a gang gives back for want of room is not."""
+        holding = frozenset(pod.uid for pod in pods if pod.node is not None and (not pod.is_over or pod.is_kept_by_others))
+        freed = self._holding.get(job.metadata.uid, frozenset()) - holding
+        self._holding[job.metadata.uid] = holding
+        if not freed or job.status.placement.backoff_until is not None:
+            return
+        self._freed_at = now = self._clock.now()
+        called = who_is_called(self._line.ordered(), self._freed_at, now)
+        if called is not None:
+            self.wake(called)
 
     async def _work(self) -> None:
         while True:
