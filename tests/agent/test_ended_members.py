@@ -1,4 +1,4 @@
-"""What ended members leave behind: one set of assertions for the fakes of the stories and for real agents, read by the real parser of pods."""
+"""What ended members leave behind: the same assertions for the fakes of the stories and for real agents, read by the real parser."""
 
 from dataclasses import replace
 

@@ -45,7 +45,7 @@ class FakePods:
         self.dies_at_birth = False  # containers end before their agent says anything
         self.is_unkind = False  # the scheduler takes the first member of every gang before the second of any
         self.num_uids = 0
-        self.waiting: str | None = None  # why containers of pods that have a node do not start
+        self.waiting: dict[str, str] = {}  # name of a job -> why containers of its pods do not start once they have a node
         self.unplaceable: set[str] = set()  # names of jobs that no node can take
         self.is_gated = False  # Kueue holds every new pod
         self.termination_logs: dict[str, str] = {}  # by uid, as the agents wrote them
@@ -121,13 +121,16 @@ class FakePods:
                     pod.view = replace(pod.view, node="node-1", placed_at=self.clock.now(), unschedulable=None)
                 else:
                     pod.view = replace(pod.view, unschedulable="0/1 nodes are available: 1 Insufficient cpu.")
-            elif pod.view.phase is PodPhase.PENDING and (self.waiting is not None or pod.view.waiting is not None):
-                pod.view = replace(pod.view, waiting=pod.view.waiting or self.waiting)
+            elif pod.view.phase is PodPhase.PENDING and (words := self._why_waiting(pod.view)) is not None:
+                pod.view = replace(pod.view, waiting=words)
             elif pod.view.phase is PodPhase.PENDING:
                 pod.view = replace(pod.view, phase=PodPhase.RUNNING)
                 if self.dies_at_birth:
                     self.end(uid, 1)
         self.catch_up()
+
+    def _why_waiting(self, view: PodView) -> str | None:
+        return view.waiting or next((words for name, words in self.waiting.items() if view.name.startswith(f"{name}-")), None)
 
     def catch_up(self) -> None:
         if not self.is_stale:

@@ -129,7 +129,7 @@ async def test_gangs_that_gave_back_together_come_back_at_different_moments() ->
 
 async def test_a_gang_whose_images_cannot_be_pulled_gives_its_nodes_back_and_fails_the_third_time() -> None:
     world = World(slots=2, total_steps=6)
-    world.pods.waiting = "ImagePullBackOff: not found"
+    world.pods.waiting = {"broken": "ImagePullBackOff: not found"}
     world.apply("broken", placement={"start_timeout_seconds": 60, "timeout_seconds": 20})
     await world.until(lambda: world.status("broken").failed_starts.count == 1, within_seconds=80)
     assert not world.live_pods("broken")
@@ -137,9 +137,7 @@ async def test_a_gang_whose_images_cannot_be_pulled_gives_its_nodes_back_and_fai
     why = "placement.startTimeoutSeconds): ImagePullBackOff: not found (and 1 more)"
     assert why in world.status("broken").condition("Stalled").message
     world.apply("healthy")
-    world.pods.waiting = None
-    await complete(world, "healthy", within_seconds=60)
-    world.pods.waiting = "ImagePullBackOff: not found"
+    await complete(world, "healthy", within_seconds=90)
     await world.until_phase("Failed", "broken", within_seconds=400)
     failed = world.status("broken").condition("Failed")
     assert failed.reason == "NeverStarted"
