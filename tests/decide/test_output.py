@@ -86,7 +86,9 @@ def test_a_forged_output_ends_nothing_and_is_told(seen, why) -> None:
 
 
 NUMBERS = st.integers() | st.sampled_from([0, 1, -1, 10**400, 2**53])
-OUTPUTS = st.builds(Output.model_construct, uri=st.text(max_size=40) | st.just(OUTPUT.uri), sha256=st.text(max_size=70), num_bytes=NUMBERS, step=NUMBERS)
+OUTPUTS = st.builds(
+    Output.model_construct, uri=st.text(max_size=40) | st.just(OUTPUT.uri), sha256=st.text(max_size=70), num_bytes=NUMBERS, step=NUMBERS
+)
 
 
 @settings(max_examples=60, deadline=None)
