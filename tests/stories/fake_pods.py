@@ -65,7 +65,7 @@ class FakePods:
         if self.invalid is not None:
             self.num_invalid += 1
             return PodInvalid(message=self.invalid)
-        if self.refusal is not None or (self.quota is not None and len(self.pods) >= self.quota):
+        if self.refusal is not None or (self.quota is not None and sum(not pod.view.is_over for pod in self.pods.values()) >= self.quota):
             return Refused(message=self.refusal or f"403 exceeded quota: pods, limited: {self.quota}")
         self.num_uids += 1
         uid = f"uid-{self.num_uids:03d}-{name}"

@@ -138,7 +138,7 @@ async def test_a_gang_whose_images_cannot_be_pulled_gives_its_nodes_back_and_fai
     assert why in world.status("broken").condition("Stalled").message
     world.apply("healthy")
     await complete(world, "healthy", within_seconds=90)
-    await world.until_phase("Failed", "broken", within_seconds=400)
+    await world.until_phase("Failed", "broken", within_seconds=600)
     failed = world.status("broken").condition("Failed")
     assert failed.reason == "NeverStarted"
     assert failed.message.endswith("this was so 3 times in a row")

@@ -122,11 +122,11 @@ def _no_room_in_time(gang: Gang) -> str:
     return f"no room for {gang.num_wanted} members within {gang.job.spec.placement.timeout_seconds} s: {why_no_room(gang)}"
 
 
-def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool) -> Answer:
+def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool, least_seconds: float = 0.0) -> Answer:
     """Every member goes, and the job waits: for its turn, or, with `backs_off`, for a time that doubles with every failure."""
     before = gang.status.placement
     attempts = before.attempts + 1 if backs_off else before.attempts
-    seconds = backoff_seconds(gang.job.metadata.uid, attempts)
+    seconds = max(backoff_seconds(gang.job.metadata.uid, attempts), min(least_seconds, MAX_BACKOFF_SECONDS))
     until = gang.now + timedelta(seconds=seconds) if backs_off else None
     placement = Placement(attempts=attempts, backoff_until=until, gave_back_at=gang.now if backs_off else None, why=why[:1024])
     status = gang.status.model_copy(update={"members": (), "placement": placement})

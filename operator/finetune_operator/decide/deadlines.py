@@ -9,7 +9,7 @@ from finetune_operator.decide.endings import fail
 from finetune_operator.decide.gang import Gang
 from finetune_operator.decide.goodput import advance
 from finetune_operator.decide.starting import never_started, why_not_started
-from finetune_operator.times import MAX_FAILED_STARTS, SECONDS_A_SILENT_END
+from finetune_operator.times import MAX_FAILED_STARTS, SECONDS_A_SILENT_END, TURN_SECONDS
 
 
 def fail_a_job_past_its_deadline(gang: Gang) -> Answer | None:
@@ -41,6 +41,7 @@ def give_back_a_gang_that_never_starts(gang: Gang) -> Answer | None:
     count = gang.status.failed_starts.count + 1
     if count >= MAX_FAILED_STARTS:
         return fail(gang, reason="NeverStarted", message=f"{why}; this was so {count} times in a row")
-    answer = give_back(gang, reason="NeverStarted", why=why, backs_off=True)
+    least = gang.job.spec.termination_grace_period_seconds + TURN_SECONDS  # its pods have gone, and another gang had a turn
+    answer = give_back(gang, reason="NeverStarted", why=why, backs_off=True, least_seconds=least)
     update = {"failed_starts": MemberFailures(count=count, last_at=gang.now), "silent_members": MemberFailures()}
     return replace(answer, status=answer.status.model_copy(update=update))
