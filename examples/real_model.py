@@ -90,7 +90,6 @@ class Witness:
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    @torch.no_grad()
     def held_out_loss(self, file: Path) -> float:
         """Mean over the tokens of the last turn of each conversation, its end token included."""
         total, count = 0.0, 0
@@ -98,11 +97,12 @@ class Witness:
             prompt, ids = self._ids(messages[:-1], asks=True), self._ids(messages, asks=False)
             last = len(ids) - ids[::-1].index(self._end)
             labels_1T = torch.tensor([[*([-100] * len(prompt)), *ids[len(prompt) : last], *([-100] * (len(ids) - last))]])
-            total += float(self._model(input_ids=torch.tensor([ids]), labels=labels_1T).loss) * (last - len(prompt))
+            with torch.no_grad():
+                loss = self._model(input_ids=torch.tensor([ids]), labels=labels_1T).loss
+            total += float(loss) * (last - len(prompt))
             count += last - len(prompt)
         return total / count
 
-    @torch.no_grad()
     def answer(self, question: str) -> Answer:
         """Greedy; a turn that has not ended after MAX_NEW_TOKENS does not stop."""
         prompt = torch.tensor([self._ids([{"role": "user", "content": question}], asks=True)])

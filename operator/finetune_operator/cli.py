@@ -1,7 +1,11 @@
-"""`finetune`: validate a job offline, run it on this machine, print the CRD. Heavy imports happen in the command that needs them."""
+"""`finetune`: validate a job offline, show its rows, run it on this machine, print the CRD.
+
+Heavy imports happen in the command that needs them.
+"""
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     checked.add_argument("--local", action="store_true", help="check for `finetune run`: file:// places are allowed")
     commands.add_parser("crd", help="print the CustomResourceDefinition")
     run = commands.add_parser("run", help="train on this machine")
+    rows = commands.add_parser("rows", help="show the rows of a job as the model sees them, what carries loss marked")
     chosen_command = (arguments if arguments is not None else sys.argv[1:])[:1]
     if chosen_command == ["run"]:
         from finetune_operator.local.run import add_arguments
 
         add_arguments(run)
+    if chosen_command == ["rows"]:
+        from finetune_operator.local.rows import add_arguments
+
+        add_arguments(rows)
     chosen = parser.parse_args(arguments)
     if chosen.command == "validate":
         return validate_files(chosen.files, is_local=chosen.local)
@@ -35,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         sys.stdout.write(render_crd())
         return 0
+    if chosen.command == "rows":
+        from finetune_operator.local.rows import rows_from_arguments
+
+        return rows_from_arguments(chosen, os.environ)
     from finetune_operator.local.run import run_from_arguments
 
     return run_from_arguments(chosen)

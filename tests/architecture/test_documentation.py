@@ -158,6 +158,8 @@ def _event_reasons(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SAY_REASONS:
             given = next(keyword.value for keyword in node.keywords if keyword.arg == "reason")
+            if isinstance(given, ast.Subscript) and isinstance(given.value, ast.Name):
+                given = given.value  # one of a table
             yield from _constants(given) if not isinstance(given, ast.Name) else _assigned(tree, given.id)
 
 
@@ -168,8 +170,11 @@ def _assigned(tree: ast.Module, name: str) -> Iterator[str]:
 
 
 def _constants(value: ast.expr) -> Iterator[str]:
-    """The words that an expression can be: a constant, or one of the two of a conditional."""
+    """The words that an expression can be: a constant, one of the two of a conditional, a value of a table."""
     if isinstance(value, ast.IfExp):
         yield from (*_constants(value.body), *_constants(value.orelse))
+    elif isinstance(value, ast.Dict):
+        for entry in value.values:
+            yield from _constants(entry)
     elif isinstance(value, ast.Constant) and isinstance(value.value, str):
         yield value.value

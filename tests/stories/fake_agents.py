@@ -1,8 +1,8 @@
 """Agents in memory: a state machine that obeys orders as the real one does, and trains one step a tick with all its peers."""
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 
+from tests.stories.fake_agent import Agent, make_progress
 from tests.stories.fake_pods import FakePods
 
 from finetune_contract.failures import ExitCode, FailureClass, FailureReport
@@ -19,7 +19,6 @@ from finetune_contract.messages import (
     PhaseChanged,
     Probe,
     Probed,
-    Progress,
     Start,
     Stop,
     Warned,
@@ -32,30 +31,6 @@ INPUTS = InputDigests(model="m" * 64, dataset="d" * 64)
 TOLD_TO_END = FailureReport(failure_class=FailureClass.DISRUPTED, message="the member was told to end (SIGTERM)")
 TOLD_TO_EXIT = FailureReport(failure_class=FailureClass.DISRUPTED, message="told to exit")
 PEER_LOST = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="peer lost: connection reset", rank=0)
-
-
-@dataclass
-class Agent:
-    """PID 1 of one pod."""
-
-    uid: str
-    job_uid: str
-    phase: MemberPhase = MemberPhase.PREPARING
-    start: Start | None = None
-    formation: int = 0
-    term: int = 0
-    snapshot: StateId | None = None
-    commit: StateId | None = None
-    inputs: InputDigests | None = None
-    progress: Progress | None = None
-    failure: FailureReport | None = None
-    output: Output | None = None
-    is_connected: bool = False
-    is_cut_off: bool = False  # no channel, and peers cannot reach it: its formation hangs
-    is_mute: bool = False  # no channel, but peers reach it
-    ends_at: object = None
-    inbox: list = field(default_factory=list)
-    started: list[int] = field(default_factory=list)
 
 
 class FakeAgents:
@@ -295,19 +270,3 @@ class FakeAgents:
         if agent.phase is not MemberPhase.FINISHED:
             self.pods.termination_logs[agent.uid] = render_last_words(words)
         self.pods.end(agent.uid, code)
-
-
-def make_progress(formation: int, step: int, total_steps: int) -> Progress:
-    return Progress(
-        formation=formation,
-        step=step,
-        total_steps=total_steps,
-        epoch=step / total_steps,
-        loss=2.0 - step / total_steps,
-        learning_rate=1e-4,
-        grad_norm=1.0,
-        tokens_total=step * 100,
-        tokens_per_second=100.0,
-        step_seconds=0.5,
-        first_loss=2.0,
-    )

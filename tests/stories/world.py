@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from tests.builders.observed import a_job
-from tests.stories.fake_agents import Agent, FakeAgents
+from tests.stories.fake_agent import Agent
+from tests.stories.fake_agents import FakeAgents
 from tests.stories.fake_pods import FakePods, OperatorDied
 
 from finetune_operator.api.job import FineTuneJob

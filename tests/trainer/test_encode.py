@@ -161,7 +161,9 @@ def test_a_trained_turn_is_what_the_model_must_generate(texts, setting, assistan
     ids, expected, trained = encoded.ids, [], [token for token, mark in zip(encoded.ids, encoded.is_target, strict=True) if mark]
     for place, one in enumerate(messages):
         if one["role"] == "assistant":
-            prompt = tokenizer.apply_chat_template(messages[:place], chat_template=template, tokenize=False, add_generation_prompt=True)
+            prompt = "<|im_start|>assistant\n"  # nothing else stands before an assistant that speaks first
+            if place:
+                prompt = tokenizer.apply_chat_template(messages[:place], chat_template=template, tokenize=False, add_generation_prompt=True)
             so_far = tokenizer.apply_chat_template(messages[: place + 1], chat_template=template, tokenize=False)
             expected.append(so_far.removeprefix(prompt).removesuffix("\n"))
     assert tokenizer.decode(trained) == "".join(expected)

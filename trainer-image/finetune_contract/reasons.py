@@ -19,6 +19,7 @@ WARNING_REASONS = frozenset(
         "TrackingUnavailable",
     }
 )
+NEWS_REASONS = frozenset({"RowsTokenised"})  # of those above: good to know, nothing to mend
 OTHER_WARNING = "MemberWarning"  # a member of a newer contract, or one that makes words up: its message is shown all the same
 
 STORAGE_REASONS = frozenset({"StorageUnavailable", "StorageRefused"})

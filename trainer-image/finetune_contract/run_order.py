@@ -37,6 +37,14 @@ class RunOrder(Value):
     store_secret: str | None = Field(default=None, max_length=MAX_SECRET_CHARS, repr=False)  # of the formation, from `start`
 
 
+class RowsInputs(Value):
+    """What a look at the rows needs: files on this machine. `tokenizer_dir` is a model's folder, with or without its weights."""
+
+    tokenizer_dir: str
+    dataset_file: str
+    eval_file: str | None
+
+
 class WorkerPhase(Value):
     """Rank 0 of each member announces what it does; the agent's deadline for the beat depends on it."""
 

@@ -14,6 +14,7 @@ from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.run_order import RunOrder
 from finetune_trainer.ranks import Ranks, meet
 from finetune_trainer.report import Reporter
+from finetune_trainer.row_warnings import EVAL_FIELD, TRAIN_FIELD
 from finetune_trainer.rows import Rows, read_rows
 from finetune_trainer.seeds import permutation
 from finetune_trainer.template import may_ask_for_date
@@ -22,7 +23,6 @@ from finetune_trainer.tokenise import Tokenising, encoder_of, load_tokenizer
 from finetune_trainer.tokens import Tally, Tokens
 
 _CACHE_FORMAT = 3
-TRAIN_FIELD, EVAL_FIELD = "spec.dataset.uri", "spec.dataset.evalUri"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,10 @@ class Data:
     train_rows: npt.NDArray[np.int64]
     eval: Tokens
     eval_rows: npt.NDArray[np.int64]
+
+    def by_field(self) -> dict[str, Tokens]:
+        """Tokens of each place that rows come from, by the field that names it."""
+        return {TRAIN_FIELD: self.train} | ({} if self.eval is self.train else {EVAL_FIELD: self.eval})
 
 
 def load_data(order: RunOrder, ranks: Ranks, reporter: Reporter) -> Data:

@@ -44,8 +44,9 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     checkpointing = training.gradient_checkpointing or bool(order.overrides.gradient_checkpointing)
     model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing, beat=reporter.beat_within)
     data = load_data(order, ranks, reporter)
-    for warning in row_warnings(data, limit=training.max_sequence_length):
-        reporter.warn(warning)
+    for field, tokens in data.by_field().items():
+        for warning in row_warnings(tokens.tally, field, limit=training.max_sequence_length):
+            reporter.warn(warning)
     schedule = Schedule(
         data.train_rows,
         seed=training.seed,

@@ -6,6 +6,7 @@ Progress alone is written at most every 15 s; anything else is written at once, 
 from datetime import datetime
 
 from finetune_contract.messages import Progress, Warned
+from finetune_contract.reasons import NEWS_REASONS
 from finetune_operator.api.job import LABEL_JOB_UID
 from finetune_operator.api.status import MAX_WARNINGS, CommitEntry, JobStatus, ProgressEntry, WarningEntry
 from finetune_operator.decide.answer import Answer, soonest
@@ -27,7 +28,7 @@ def report(gang: Gang, answer: Answer) -> Decision:
     old = gang.status
     new = _told(gang, answer)
     warned = _warnings(gang, new, _captured(answer))
-    told = tuple(Event(type="Warning", reason=entry.reason, message=entry.message) for entry in warned)
+    told = tuple(_event(entry) for entry in warned)
     new = new.model_copy(update={"warnings": (*old.warnings, *warned)})
     wait = _seconds_until_due(gang, old, new)
     if wait is not None:
@@ -142,6 +143,10 @@ def _warnings(gang: Gang, new: JobStatus, captured: tuple[Warned, ...]) -> tuple
         if message not in same and len(same) < MAX_OF_A_KIND and len(known) < MAX_WARNINGS:
             known.append(WarningEntry(reason=reason[:128], message=message, at=gang.now))
     return tuple(known[len(gang.status.warnings) :])
+
+
+def _event(entry: WarningEntry) -> Event:
+    return Event(type="Normal" if entry.reason in NEWS_REASONS else "Warning", reason=entry.reason, message=entry.message)
 
 
 def _captured(answer: Answer) -> tuple[Warned, ...]:
