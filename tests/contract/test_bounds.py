@@ -127,7 +127,8 @@ def mutated(draw) -> dict[str, Any]:
         inner = [value for value in message.values() if isinstance(value, dict)]
         if inner and draw(st.booleans()):
             place = draw(st.sampled_from(inner))
-        place[draw(st.sampled_from(sorted(place)))] = draw(JSON)
+        if place:
+            place[draw(st.sampled_from(sorted(place)))] = draw(JSON)
     return message
 
 

@@ -1,7 +1,8 @@
 """The line of gangs that wait or are being placed, ordered by (priority, age); who has to let whom go first.
 
 Gangs are let in one by one, and twice as many in every round in which all find room. The first that finds none sets the number back to one:
-it is waited for during its turn, and passed over after that.
+it is waited for during its turn, and passed over after that. From then on several in a row must find room before the number grows again,
+because in a full cluster the gang after the one that waited often takes the place of another that ended at the same time.
 """
 
 from dataclasses import dataclass
@@ -12,27 +13,36 @@ from finetune_operator.decide.observed import LineEntry, Observed, PodPhase, Pod
 from finetune_operator.times import BACKOFF_JITTER, LONGEST_BLOCK_SECONDS, MAX_BACKOFF_SECONDS, SHORTEST_TURN_SECONDS, TURN_SECONDS
 
 MAX_PLACED_AT_ONCE = 256
+CLEAN_BEFORE_GROWTH = 4
 LUXURY_ATTEMPTS = 3  # extras leave room to a more urgent gang that backs off, until it has failed so often that it may never fit
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """How many gangs may be in placement at once. `short` are those of them that met a full cluster: their success proves no room."""
+    """How many gangs may be in placement at once. `short` are those of them that met a full cluster: their success proves no room.
+
+    `num_clean` gangs in a row found room at once since the last that did not, at most as many as it takes for the window to grow.
+    """
 
     size: int = 1
     short: frozenset[Key] = frozenset()
+    num_clean: int = CLEAN_BEFORE_GROWTH
 
     def after(self, key: Key, before: LineEntry | None, entry: LineEntry | None) -> "Window":
         """The window after the entry of one job changed."""
         is_placing, was_placing = entry is not None and entry.is_placing, before is not None and before.is_placing
         if entry is not None and is_placing and entry.has_unschedulable:
-            return Window(size=1, short=self.short | {key})
+            return Window(size=1, short=self.short | {key}, num_clean=0)
         if is_placing or not was_placing:
             return self
         if entry is not None and not entry.has_started:  # it gave back
-            return Window(size=1, short=self.short - {key})
-        return Window(size=self.size if key in self.short else min(self.size + 1, MAX_PLACED_AT_ONCE), short=self.short - {key})
+            return Window(size=1, short=self.short - {key}, num_clean=0)
+        if key in self.short:
+            return Window(size=self.size, short=self.short - {key}, num_clean=self.num_clean)
+        may_grow = self.num_clean == CLEAN_BEFORE_GROWTH
+        size = min(self.size + 1, MAX_PLACED_AT_ONCE) if may_grow else self.size
+        return Window(size=size, short=self.short, num_clean=min(self.num_clean + 1, CLEAN_BEFORE_GROWTH))
 
 
 def line_entry(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> LineEntry | None:
