@@ -7,7 +7,7 @@ from tests.agent.members import Member
 
 from finetune_agent.beat_watch import BeatWatch
 from finetune_agent.between_steps import stop_between_steps
-from finetune_agent.last_words import MAX_BYTES, write_last_words
+from finetune_agent.last_words import write_last_words
 from finetune_agent.memory_file import open_memory_file
 from finetune_agent.progress_gate import ProgressGate
 from finetune_agent.ranks import Ranks
@@ -16,6 +16,7 @@ from finetune_agent.stopped import StopWatch, read_process_state
 from finetune_agent.workers import zygote_environment
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.last_words import MAX_BYTES
 from finetune_contract.messages import Progress
 from finetune_contract.run_order import WorkerPhase
 
