@@ -14,10 +14,9 @@ from prometheus_client.registry import Collector
 from finetune_contract.messages import Progress
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus, ProgressEntry, Recovery
-from finetune_operator.coordinator.server import REFUSALS
 from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.observed import Session
-from finetune_operator.reconcile.ports import Agents, Clock, Jobs
+from finetune_operator.reconcile.ports import REFUSALS, Agents, Clock, Jobs
 
 FINISHED_JOB_SECONDS = 3600.0
 RECOVERY_PHASES = ("detect", "stop", "replace", "prepare", "start", "first_step")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -13,7 +14,7 @@ CHAT = "\n".join(
 def rows(folder, *documents, options=()):
     file = folder / "job.yaml"
     file.write_text(yaml.safe_dump_all(documents))
-    command = [sys.executable, "-m", "finetune_operator.cli", "rows", str(file), "--plain", *options]
+    command = [Path(sys.executable).with_name("finetune"), "rows", str(file), "--plain", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 

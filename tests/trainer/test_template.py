@@ -42,7 +42,7 @@ def test_a_hostile_template_ends_soon_in_words(source):
     with pytest.raises(TemplateProblem) as raised:
         ChatTemplate(source, names={}, day=None).render(said("q", "a")["messages"])
     assert raised.value.words
-    assert time.thread_time() - before < 20 * max(unit, a_second_of_work())
+    assert time.thread_time() - before < 60 * max(unit, a_second_of_work())
 
 
 def a_second_of_work():

@@ -25,7 +25,7 @@ from finetune_agent.stores import DISK_FULL, StoreRefused, StoreUnavailable
 from finetune_contract.places import Place
 
 # Of the HTTP library below the hub's, which is another one in other versions and whose errors are no OSError.
-_NO_ANSWER: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # type: ignore[assignment]
+_NO_ANSWER: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,8 @@ def _unpacked(chunks: Iterator[bytes], num_packed: int) -> Iterator[bytes]:
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
     """(line, its text) without line ends; a line beyond MAX_ROW_BYTES is cut behind it, so that its reader sees its length."""
-    number, pieces, size, is_first = 1, [], 0, True
+    pieces: list[bytes] = []
+    number, size, is_first = 1, 0, True
     for chunk in chunks:
         *ended, rest = (chunk.removeprefix(_UTF8_BOM) if is_first else chunk).split(b"\n")
         is_first = False

@@ -18,6 +18,6 @@ def parse_quantity(text: str) -> Fraction:
     number, suffix = found["number"], found["suffix"]
     amount = Fraction(f"{number}0" if number.endswith(".") else number)
     if suffix in _TWOS:
-        return amount * 2 ** _TWOS[suffix]
+        return Fraction(amount * 2 ** _TWOS[suffix])
     power = _TENS[suffix] if suffix in _TENS else int(suffix[1:])
     return Fraction(amount * Fraction(10) ** power)

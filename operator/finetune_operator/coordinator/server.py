@@ -24,14 +24,13 @@ from finetune_operator.coordinator.wakes import StorageGate, Wakes
 from finetune_operator.decide.observed import Session
 from finetune_operator.reconcile.ports import Clock
 
-__all__ = ["CHANNEL_PATH", "REFUSALS", "Authenticate", "Coordinator", "MemberIdentity", "TokenRefused", "heartbeat_seconds"]
+__all__ = ["CHANNEL_PATH", "Authenticate", "Coordinator", "MemberIdentity", "TokenRefused", "heartbeat_seconds"]
 log = logging.getLogger(__name__)
 
 CHANNEL_PATH = "/channel"
 _HEARTBEAT_SECONDS = 1.2  # a member that is cut off is silent for 1.8 s at most before its peers are asked
 _MOST_AT_FULL_PACE = 1000  # connections; more of them share the pace, so that heartbeats cost the same at any number
 _LONGEST_PAUSE_SECONDS = 0.25  # at once, so that a member that is slowed still answers pings
-REFUSALS = ("connection", "hello", "late", "message", "pace", "second", "token")  # what `on_refused` may hear
 
 
 class TokenRefused(Exception):

@@ -11,6 +11,7 @@ from finetune_operator.decide.decision import Event
 from finetune_operator.decide.observed import PodView, Session
 
 Key = tuple[str, str]
+REFUSALS = ("connection", "hello", "late", "message", "pace", "second", "token")  # what the channel refuses
 
 
 @dataclass(frozen=True)
