@@ -23,6 +23,7 @@ PACKAGES = (
     "finetune_operator.reconcile",
     "finetune_operator.decide",
     "finetune_operator.api",
+    "finetune_operator.times",
     "finetune_operator.settings",
     "finetune_operator.logs",
     "finetune_agent",
@@ -35,7 +36,7 @@ _LAYERS = (
     ("finetune_operator.coordinator", "finetune_operator.kube", "finetune_operator.metrics"),
     ("finetune_operator.reconcile",),
     ("finetune_operator.decide",),
-    ("finetune_operator.api",),
+    ("finetune_operator.api", "finetune_operator.times"),
     ("finetune_contract",),
 )
 # What a process is told at its start: read where processes start, and handed down as values.

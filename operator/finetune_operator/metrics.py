@@ -16,7 +16,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus, ProgressEntry, Recovery
 from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.observed import Session
-from finetune_operator.reconcile.ports import Agents, Clock, Jobs
+from finetune_operator.reconcile.ports import REFUSALS, Agents, Clock, Jobs
 
 FINISHED_JOB_SECONDS = 3600.0
 RECOVERY_PHASES = ("detect", "stop", "replace", "prepare", "start", "first_step")
@@ -50,8 +50,14 @@ class OperatorMetrics:
         self._pass_seconds = Histogram("finetune_operator_reconcile_duration_seconds", "A pass", registry=registry, buckets=_PASS_SECONDS)
         self._orders = Counter("finetune_operator_orders", "Orders to agents", ["type"], registry=registry)
         self._events = Counter("finetune_operator_events", "Events on jobs", ["type", "reason"], registry=registry)
+        self._foreign = Counter("finetune_operator_foreign_pods", "Pods that claimed a job and were refused", ["why"], registry=registry)
+        self._unreadable = Counter("finetune_operator_unreadable_objects", "Objects that said nothing", ["resource"], registry=registry)
         self._depth = Gauge("finetune_operator_workqueue_depth", "Keys that wait for a pass", registry=registry)
         self._sessions = Gauge("finetune_operator_channel_sessions", "Agents connected", registry=registry)
+        self._unreadable_jobs = Gauge("finetune_operator_unreadable_jobs", "Jobs that this version cannot read", registry=registry)
+        self._refused = Counter("finetune_operator_channel_refused", "What the channel turned away", ["what"], registry=registry)
+        for what in REFUSALS:
+            self._refused.labels(what)
         self._leads = Gauge("finetune_operator_leader", "1 on the replica that leads", registry=registry)
         info = Gauge("finetune_build_info", "Version of the operator", ["version"], registry=registry)
         info.labels(version).set(1)
@@ -66,8 +72,20 @@ class OperatorMetrics:
         for order in decision.orders:
             self._orders.labels(order.order.type).inc()
 
+    def record_refused(self, what: str) -> None:
+        """`what` is one of REFUSALS."""
+        self._refused.labels(what).inc()
+
     def record_event(self, event: Event) -> None:
         self._events.labels(event.type, event.reason).inc()
+
+    def record_foreign_pod(self, why: str) -> None:
+        """`why` is a word of a small fixed set: not_controlled, not_listed or ended."""
+        self._foreign.labels(why).inc()
+
+    def record_unreadable(self, resource: str) -> None:
+        """`resource` is one of those that we read, in the plural."""
+        self._unreadable.labels(resource).inc()
 
     def record_change(self, job: FineTuneJob, after: JobStatus) -> None:
         """Count what the written status says and the one before did not."""
@@ -91,6 +109,9 @@ class OperatorMetrics:
 
     def show_sessions(self, num_connected: Callable[[], float]) -> None:
         self._sessions.set_function(num_connected)
+
+    def show_unreadable_jobs(self, num_unreadable: Callable[[], float]) -> None:
+        self._unreadable_jobs.set_function(num_unreadable)
 
     def show_leadership(self, is_leading: Callable[[], bool]) -> None:
         self._leads.set_function(lambda: float(is_leading()))

@@ -87,9 +87,9 @@ async def test_a_coordinator_that_was_away_is_found_again(channel, coordinator):
     again = FakeCoordinator()
     await again.open(port)
     await again.until(lambda: again.heard("a", Hello))
-    channel.send(Warned(reason="Heard", message="somebody listens"))
+    channel.send(Warned(reason="IdleRanks", message="somebody listens"))
     await again.until(lambda: again.heard("a", Warned))
-    assert [warned.reason for warned in again.heard("a", Warned)] == ["Heard"]
+    assert [warned.reason for warned in again.heard("a", Warned)] == ["IdleRanks"]
     await again.close()
 
 

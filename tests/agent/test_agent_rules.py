@@ -7,7 +7,7 @@ from tests.agent.members import Member
 
 from finetune_agent.beat_watch import BeatWatch
 from finetune_agent.between_steps import stop_between_steps
-from finetune_agent.last_words import MAX_BYTES, write_last_words
+from finetune_agent.last_words import write_last_words
 from finetune_agent.memory_file import open_memory_file
 from finetune_agent.progress_gate import ProgressGate
 from finetune_agent.ranks import Ranks
@@ -16,6 +16,7 @@ from finetune_agent.stopped import StopWatch, read_process_state
 from finetune_agent.workers import zygote_environment
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.last_words import MAX_BYTES
 from finetune_contract.messages import Progress
 from finetune_contract.run_order import WorkerPhase
 
@@ -82,6 +83,27 @@ def test_beats_between_two_looks_tell_the_pace_too(tmp_path):
     watched = Watched(tmp_path)
     assert watched.pass_seconds(0.5, *[0] * 8, 1) is None
     assert "no beat for 5 s" in watched.pass_seconds(5.1).message
+
+
+def test_a_rank_that_gets_on_within_a_long_micro_batch_does_not_hang(tmp_path):
+    watched = Watched(tmp_path)
+    assert [watched.pass_seconds(0.5, 0, 1) for _ in range(6)] == [None] * 6
+    for _ in range(20):
+        watched.beat.raise_within(0)
+        watched.beat.raise_within(1)
+        assert watched.pass_seconds(4) is None
+    assert "no beat for 5 s" in watched.pass_seconds(4.6).message
+
+
+def test_a_micro_batch_larger_than_all_before_it_has_longer_in_proportion(tmp_path):
+    watched = Watched(tmp_path)
+    watched.beat.set_tokens(0, 100)
+    assert [watched.pass_seconds(1.0, 0, 1) for _ in range(6)] == [None] * 6
+    watched.beat.set_tokens(0, 1000)
+    watched.beat.set_tokens(1, 1000)  # what the largest micro-batch of its peers has
+    watched.beat.set_waiting(1, True)
+    assert watched.pass_seconds(29) is None
+    assert "rank 2 hangs: no beat for 31 s" in watched.pass_seconds(2).message
 
 
 def test_of_two_silent_ranks_the_one_that_does_not_wait_for_its_peers_is_to_blame(tmp_path):

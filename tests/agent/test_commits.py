@@ -34,7 +34,7 @@ def slots(tmp_path):
 
 @pytest.fixture
 def log(tmp_path, config):
-    return CommitLog(store=FolderStore(tmp_path / "checkpoints"), job_uid=UID, config_digest=config.trajectory_digest())
+    return CommitLog(store=FolderStore(tmp_path / "checkpoints"), job_uid=UID, config_digests=config.trajectory_digests())
 
 
 def test_a_commit_gives_back_the_bytes_and_the_record(log, slots, config):
@@ -88,7 +88,7 @@ def test_a_commit_of_other_inputs_or_another_configuration_is_not_resumed_from(l
     log.write(snapshot)
     with pytest.raises(CommitInvalid, match="other model or data"):
         log.read(snapshot.state_id, InputDigests(model="other", dataset="d"))
-    other = CommitLog(store=log.store, job_uid=UID, config_digest="other")
+    other = CommitLog(store=log.store, job_uid=UID, config_digests=("other",))
     with pytest.raises(CommitInvalid, match="another configuration"):
         other.read(snapshot.state_id, None)
 

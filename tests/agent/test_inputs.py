@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +23,13 @@ from finetune_agent.seals import find_broken, seal
 from finetune_agent.settings import read_settings
 from finetune_agent.stores import FolderStore, StoreRefused, StoreUnavailable
 from finetune_agent.transfer import Transfer
-from finetune_agent.transfer_messages import TransferDone, TransferFailed, parse_transfer_report
+from finetune_agent.transfer_messages import TransferDone, TransferFailed, Transferred, parse_transfer_report
 from finetune_agent.upload_messages import Publish
 from finetune_contract.config import CheckpointConfig, DatasetConfig, JobIdentity, ModelConfig, OutputConfig, StorageConfig
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.messages import Warned
 from finetune_contract.places import parse_place
+from finetune_contract.run_order import RowsInputs
 
 
 def a_transfer(folder, config, tell=lambda report: None) -> Transfer:
@@ -219,7 +221,7 @@ def run_child(folder, config, endpoint: str, file_bytes=None) -> list:
     member.environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
     limit = None if file_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    child = subprocess.run(command, env=member.environment, stdout=subprocess.PIPE, check=True, timeout=30, preexec_fn=limit)
+    child = subprocess.run(command, env=member.environment, stdout=subprocess.PIPE, check=True, timeout=120, preexec_fn=limit)
     return [parse_transfer_report(line) for line in child.stdout.splitlines()]
 
 
@@ -259,3 +261,31 @@ def test_a_disk_without_room_for_the_model_is_named(tmp_path):
     assert isinstance(failed, TransferFailed)
     assert failed.report.failure_class is FailureClass.INFRASTRUCTURE
     assert f"the folder for model and data, {tmp_path}/m/work/cache, is full" in failed.report.message
+
+
+def test_a_hub_that_does_not_answer_is_waited_for(tmp_path):
+    write_inputs(tmp_path)
+    config = a_config(tmp_path, model=ModelConfig(uri="hf://owner/tiny", revision="main"))
+    with socket.socket() as closed:  # bound and not listening: the port refuses
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        member = Member(uid="m", folder=tmp_path / "m", config_path=write_config(tmp_path, config), channel=tmp_path, HF_ENDPOINT=endpoint)
+        member.environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
+        with subprocess.Popen(command, env=member.environment, stdout=subprocess.PIPE) as child:
+            told = next(report for line in child.stdout if not isinstance(report := parse_transfer_report(line), Transferred))
+            child.kill()
+    assert isinstance(told, Warned), told
+    assert told.message.startswith(f"spec.model.uri: {endpoint} does not answer for hf://owner/tiny")
+
+
+def test_a_look_at_the_rows_fetches_no_weights(tmp_path):
+    dataset = DatasetConfig(uri="hf://owner/rows", eval_uri=None, eval_fraction=0, format="auto")
+    config = write_config(tmp_path, a_config(tmp_path, model=ModelConfig(uri="hf://owner/tiny", revision="main"), dataset=dataset))
+    with a_hub() as endpoint:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "finetune_agent.rows_inputs", str(config), str(tmp_path / "scratch")]
+        child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=120)
+    found = RowsInputs.model_validate_json(child.stdout)
+    assert Path(found.dataset_file).read_text() == '{"text": "one"}\n'
+    assert sorted(path.name for path in Path(found.tokenizer_dir).iterdir() if path.is_file()) == ["config.json", "tokenizer.json"]

@@ -65,7 +65,6 @@ def a_session(serial: int, **changes) -> Session:
         member_uid=uid_of(serial),
         is_connected=True,
         changed_at=ago(90),
-        last_heard_at=ago(1),
         contract_version=1,
         address=f"10.0.0.{serial}",
         port=29500,
@@ -92,7 +91,8 @@ def a_session(serial: int, **changes) -> Session:
 
 def a_formation(**changes) -> FormationEntry:
     entry = FormationEntry(number=1, serials=(1, 2), master_port=29500, ordered_at=ago(60), first_step_at=ago(50), resumed_step=0)
-    return entry.model_copy(update=changes)
+    serials = changes.get("serials", entry.serials)
+    return entry.model_copy(update={"uids": tuple(uid_of(serial) for serial in serials)} | changes)
 
 
 def training_status(**changes) -> JobStatus:

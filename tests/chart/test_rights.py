@@ -18,7 +18,7 @@ RESOURCES: dict[str, str | list[str]] = {
     "kube/endpoints.py": "endpointslices",
     "kube/events.py": "events",
     "kube/informer.py": "pods",
-    "kube/jobs.py": ["finetunejobs/status", "finetunejobs"],
+    "kube/jobs.py": ["finetunejobs/status", "finetunejobs/status", "finetunejobs"],
     "kube/lease.py": "leases",
     "kube/members.py": "pods",
     "kube/tokens.py": ["/openid/v1/jwks", "tokenreviews"],

@@ -21,6 +21,7 @@ from tests.builders.observed import (
 )
 
 from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.last_words import Finished
 from finetune_contract.messages import Exit, MemberPhase, Output
 from finetune_operator.api.status import Condition, JobStatus, Restarts
 from finetune_operator.decide.chain import decide
@@ -51,6 +52,7 @@ def members(*, first=None, second=None, **changes):
     return observed(sessions=sessions, **changes)
 
 
+WORDS = Finished(formation=1, output=OUTPUT)
 FINISHED = {"phase": MemberPhase.FINISHED, "output": OUTPUT}
 MET_A_BAD_ROW = {"phase": MemberPhase.FAILED, "failure": BAD_ROW, "failed_formation": 1}
 SUSPENDED = a_job(status=training_status(), suspend=True)
@@ -106,8 +108,8 @@ def test_a_finished_job_says_what_it_published() -> None:
 @pytest.mark.parametrize(
     "seen",
     [
-        observed(sessions=(), pods=(a_pod(1, phase=PodPhase.SUCCEEDED, exit_code=0, output=OUTPUT), a_pod(2))),
-        observed(sessions=(), pods=(a_pod(1, phase=PodPhase.SUCCEEDED, exit_code=0, output=OUTPUT),), is_judging=False),
+        observed(sessions=(), pods=(a_pod(1, phase=PodPhase.SUCCEEDED, exit_code=0, finished=WORDS), a_pod(2))),
+        observed(sessions=(), pods=(a_pod(1, phase=PodPhase.SUCCEEDED, exit_code=0, finished=WORDS),), is_judging=False),
     ],
     ids=["from last words", "also in the reconnect window"],
 )

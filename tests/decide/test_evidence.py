@@ -29,7 +29,7 @@ BAD_ROW = report(FailureClass.USER_ERROR, "row 7 is empty", rank=1)
 
 
 def stalled(seconds: float, **progress):
-    return a_session(1, progress=some_progress(**progress), progressed_at=ago(seconds))
+    return a_session(1, progress=some_progress(**progress), progressed_at=ago(seconds), phase_at=ago(9999))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,7 @@ def stalled(seconds: float, **progress):
         (stalled(999, step=100), None),
         (a_session(1, progressed_at=ago(999), phase=MemberPhase.EVALUATING), None),
         (a_session(1, progressed_at=ago(999), phase=MemberPhase.STARTING), None),
+        (a_session(1, progressed_at=ago(999), phase_at=ago(2)), None),
         (a_session(1, progressed_at=ago(999), is_connected=False), None),
         (a_session(1, progressed_at=ago(999), progress=some_progress(formation=0)), None),
         (a_session(1, progressed_at=None, progress=None), None),
@@ -54,6 +55,7 @@ def stalled(seconds: float, **progress):
         "after the last step",
         "evaluates",
         "first step",
+        "has just evaluated",
         "unknown: no channel",
         "progress of an older formation",
         "unknown: nothing reported",

@@ -251,10 +251,18 @@ def test_a_spare_that_the_cluster_refuses_is_held_back_alone() -> None:
         (2, a_pending_pod(3), (), False),
         (2, a_pending_pod(3), (OTHER,), True),
         (2, a_pending_pod(3), (replace(OTHER, backoff_until=ago(-9)),), False),
-        (2, 3, (replace(OTHER, has_unschedulable=True),), False),
+        (2, 3, (OTHER,), False),
+        (2, 3, (replace(OTHER, has_unschedulable=True),), True),
         (a_pending_pod(2), a_pending_pod(3), (), True),
     ],
-    ids=["nobody waits", "another gang waits", "another gang backs off", "one that has a node stays", "its own gang lacks a node"],
+    ids=[
+        "nobody waits",
+        "another gang waits",
+        "another gang backs off",
+        "a running one stays while others wait for their turn",
+        "a running one goes when others lack room",
+        "its own gang lacks a node",
+    ],
 )
 def test_a_spare_without_a_node_is_given_back_first(second, third, line, is_given_back) -> None:
     sessions = (1,) if second != 2 else (1, 2)

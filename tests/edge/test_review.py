@@ -1,5 +1,6 @@
 """The webhook's answers are those of the rules."""
 
+import pytest
 from tests.kube.builders import job_object
 
 from finetune_operator.edge.review import review
@@ -25,3 +26,44 @@ def test_a_doubtful_job_is_admitted_with_a_warning() -> None:
     refusal, warnings = review(job_object(spec={"training": {"globalBatchSize": 1}, "resources": {"nodes": {"max": 2}}}), None)
     assert refusal is None
     assert "idle" in warnings[0]
+
+
+INVALID = {"storage": {"secretName": "Bad_Secret"}, "resources": {"requests": {"cpu": "lots"}}}
+
+
+@pytest.mark.parametrize("change", [{"suspend": True}, {"priority": 3}, {"placement": {"timeoutSeconds": 20}}])
+def test_what_was_wrong_before_is_no_reason_to_refuse_a_change(change: dict[str, object]) -> None:
+    assert review(job_object(spec={**INVALID, **change}), job_object(spec=INVALID)) == (None, ())
+
+
+def test_a_stored_job_of_another_time_can_be_suspended() -> None:
+    old = job_object(spec={"fieldOfAnotherTime": 1, "training": {"epochs": "three"}})
+    new = job_object(spec={"fieldOfAnotherTime": 1, "training": {"epochs": "three"}, "suspend": True})
+    assert review(new, old) == (None, ())
+
+
+def test_a_new_fault_is_refused_beside_an_old_one() -> None:
+    refusal, _ = review(job_object(spec={**INVALID, "priority": "high"}), job_object(spec=INVALID))
+    assert refusal == "spec.priority: got the string 'high', wanted an integer"
+
+
+def test_an_invalid_job_cannot_change_its_model_either() -> None:
+    refusal, _ = review(job_object(spec={**INVALID, "model": {"uri": "hf://other/model"}}), job_object(spec=INVALID))
+    assert refusal is not None
+    assert refusal.startswith("spec.model:")
+
+
+@pytest.mark.parametrize("garbage", [None, [], "x", 3, {}, {"spec": []}, {"metadata": []}, {"spec": {"model": float("nan")}}])
+def test_garbage_is_answered(garbage: object) -> None:
+    refusal, _ = review(garbage, None)
+    assert refusal
+    for old in ([], {}, {"spec": None}, {"spec": []}, "x", garbage):
+        assert isinstance(review(garbage, old), tuple)
+
+
+def test_deep_objects_are_refused() -> None:
+    value: object = "x"
+    for _ in range(5_000):
+        value = {"a": value}
+    refusal, _ = review(job_object(spec={"training": value}), None)
+    assert refusal is not None

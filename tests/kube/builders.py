@@ -76,4 +76,11 @@ def terminated(**fields: Any) -> list[dict[str, Any]]:
     return [{"name": "agent", "state": {"terminated": fields}}]
 
 
+def ended_pod(code: int, *, words: str = "", is_oom_killed: bool = False) -> dict[str, Any]:
+    """A pod whose agent ended with this code and left `words` in its termination log."""
+    reason = "OOMKilled" if is_oom_killed else "Completed" if code == 0 else "Error"
+    statuses = terminated(exitCode=code, reason=reason, message=words)
+    return pod_object(status={"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": statuses})
+
+
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -19,8 +19,8 @@ def test_members_are_found_by_the_uid_of_their_job() -> None:
     cache: ObjectCache[str] = ObjectCache()
     for one in (entry("1"), entry("2"), entry("3", owner="other")):
         cache.apply(one)
-    assert set(cache.of_owner("job")) == {"1@1", "2@1"}
-    assert cache.of_owner("nobody") == ()
+    assert set(cache.of_owner("a", "job")) == {"1@1", "2@1"}
+    assert cache.of_owner("a", "nobody") == ()
 
 
 def test_an_older_version_changes_nothing() -> None:
@@ -29,7 +29,7 @@ def test_an_older_version_changes_nothing() -> None:
     assert not cache.apply(entry("1", 10 - 1))
     assert not cache.apply(entry("1", 3))
     assert cache.apply(entry("1", 10))
-    assert cache.of_owner("job") == ("1@10",)
+    assert cache.of_owner("a", "job") == ("1@10",)
 
 
 def test_a_late_answer_does_not_bring_a_deleted_object_back() -> None:
@@ -37,7 +37,7 @@ def test_a_late_answer_does_not_bring_a_deleted_object_back() -> None:
     cache.apply(entry("1", 1))
     assert cache.remove("1") == entry("1", 1)
     assert not cache.apply(entry("1", 5))
-    assert cache.of_owner("job") == ()
+    assert cache.of_owner("a", "job") == ()
 
 
 def test_a_list_removes_what_was_deleted_while_nobody_watched() -> None:
@@ -47,7 +47,7 @@ def test_a_list_removes_what_was_deleted_while_nobody_watched() -> None:
     changed, gone = cache.replace(None, [entry("1"), entry("2", 7)], "10")
     assert [one.uid for one in changed] == ["2"]
     assert [one.uid for one in gone] == ["3"]
-    assert set(cache.of_owner("job")) == {"1@1", "2@7"}
+    assert set(cache.of_owner("a", "job")) == {"1@1", "2@7"}
 
 
 def test_a_list_keeps_what_was_created_after_it_was_made() -> None:
@@ -55,7 +55,7 @@ def test_a_list_keeps_what_was_created_after_it_was_made() -> None:
     cache.apply(entry("ours", 12))
     _, gone = cache.replace(None, [], "10")
     assert gone == []
-    assert cache.of_owner("job") == ("ours@12",)
+    assert cache.of_owner("a", "job") == ("ours@12",)
 
 
 def test_a_list_of_one_namespace_says_nothing_about_another() -> None:
@@ -64,4 +64,4 @@ def test_a_list_of_one_namespace_says_nothing_about_another() -> None:
     cache.apply(entry("2", namespace="b"))
     _, gone = cache.replace("a", [], "10")
     assert [one.uid for one in gone] == ["1"]
-    assert cache.of_owner("job") == ("2@1",)
+    assert cache.of_owner("b", "job") == ("2@1",)

@@ -1,14 +1,16 @@
 """Status patches: exactly the change, valid for exactly the version that was read."""
 
-from typing import Any
-
 import pytest
 from tests.kube.builders import NOW, UID, job, job_object
+from tests.kube.fake_api import FakeApi, Strangers, merge
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Columns, CommitEntry, JobStatus, MemberEntry
-from finetune_operator.kube.jobs import ClusterJobs, render_status, render_status_patch
+from finetune_operator.kube.client import ApiError
+from finetune_operator.kube.job_view import render_status, render_status_patch
+from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.merge_patch import diff
+from finetune_operator.reconcile.ports import Conflict
 
 
 @pytest.mark.parametrize(
@@ -30,21 +32,23 @@ def test_a_merge_patch_is_the_smallest_that_leads_there(stored, wanted, patch) -
     assert merge(stored, patch) == wanted
 
 
-def merge(target: Any, patch: Any) -> Any:
-    """RFC 7386, as the API server applies it."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merge(result.get(key), value)
-    return result
-
-
 def test_keys_of_a_newer_operator_are_left_alone() -> None:
     assert diff({"ours": 1, "theirs": 2}, {"ours": 1}, {}) == {"ours": None}
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "sent"),
+    [
+        ([{"serial": 1}], [{"serial": 1, "uid": "u"}], [{"serial": 1, "uid": "u", "later": 7}]),
+        ([{"serial": 1}], [{"serial": 2}], [{"serial": 2}]),
+        ([{"serial": 1}], [{"serial": 2}, {"serial": 1}], [{"serial": 2}, {"serial": 1, "later": 7}]),
+        ([{"serial": 1}], [], []),
+        ([{"serial": 1}], [{"serial": 1}], None),
+    ],
+)
+def test_fields_of_a_newer_operator_in_a_list_are_left_alone_too(known, wanted, sent) -> None:
+    stored = {"members": [{"serial": 1, "later": 7}]}
+    assert diff(stored, {"members": known}, {"members": wanted}).get("members") == sent
 
 
 def test_the_first_status_is_sent_whole() -> None:
@@ -79,7 +83,15 @@ class Feed:
 
     def __init__(self) -> None:
         self.woken: list[tuple[str, str]] = []
-        self.jobs = ClusterJobs(None, None, namespaces=(), on_change=self.woken.append, on_written=lambda job, status: None)  # type: ignore[arg-type]
+        self.api, self.strangers = FakeApi(), Strangers()
+        self.jobs = ClusterJobs(
+            self.api,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            namespaces=(),
+            on_change=self.woken.append,
+            on_written=lambda job, status: None,
+            strangers=self.strangers,
+        )
 
 
 KEY = ("team-a", "support-bot")
@@ -117,7 +129,93 @@ def test_a_late_event_of_a_deleted_job_brings_nothing_back() -> None:
     assert feed.jobs.keys() == ()
 
 
-def test_a_job_that_cannot_be_read_is_left_out_and_ends_nothing() -> None:
+UNREADABLE = {"spec": {"adapter": {"rank": "many"}}, "status": {"phase": "Training", "conditions": [{"type": "Later", "status": "True"}]}}
+JOB_PATH = "/apis/finetune.dev/v1alpha1/namespaces/team-a/finetunejobs/support-bot"
+
+
+def test_a_job_that_cannot_be_read_is_known_and_nothing_is_decided_about_it() -> None:
     feed = Feed()
-    feed.jobs.apply("ADDED", job_object(spec={"adapter": {"rank": "many"}}))
-    assert feed.jobs.keys() == ()
+    feed.jobs.apply("ADDED", job_object(**UNREADABLE))
+    assert feed.jobs.get(KEY) is None
+    assert (feed.jobs.keys(), feed.jobs.uids(), feed.jobs.num_unreadable) == ((KEY,), {UID}, 1)
+    assert feed.strangers.seen == ["finetunejobs"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"training": {"newKnob": 1}},
+        {"newSection": {"deep": {"list": [{}]}}},
+        {"resources": {"nodes": {"min": 1, "max": 1, "step": 1}}},
+    ],
+)
+def test_fields_of_a_newer_definition_are_no_reason_to_leave_a_job_alone(spec) -> None:
+    feed = Feed()
+    feed.jobs.apply("MODIFIED", job_object(spec=spec))
+    assert feed.jobs.get(KEY) is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"training": {"precision": "fp4"}}, "spec.training.precision"),
+        ({"placement": {"nodeSelector": {"k" * 300: "v"}}}, "spec.placement.nodeSelector"),
+        ({"placement": {"labels": {"team": 1}}}, "spec.placement.labels.team"),
+        ({"model": None}, "spec.model"),
+    ],
+)
+async def test_a_job_that_cannot_be_read_says_so_once_in_its_status_and_asks_for_nothing_more(spec, path) -> None:
+    feed = Feed()
+    feed.jobs.apply("MODIFIED", job_object())
+    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object(**{**UNREADABLE, "spec": spec})))
+    for _ in range(10):
+        assert await feed.jobs.tell_unreadable(KEY) >= 59
+    stored = feed.api.objects[JOB_PATH]["status"]
+    assert feed.api.log == [("PATCH", f"{JOB_PATH}/status")]
+    stalled = stored["conditions"][-1]
+    assert (stalled["type"], stalled["status"], stalled["reason"]) == ("Stalled", "True", "Unreadable")
+    assert stalled["message"].startswith(path)
+    assert (stored["phase"], stored["conditions"][0]) == ("Training", {"type": "Later", "status": "True"})
+
+
+async def test_a_status_that_is_refused_is_tried_again_slowly() -> None:
+    feed = Feed()
+    feed.api.broken["/status"] = ApiError(422, "Invalid", "no")
+    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object(**UNREADABLE)))
+    assert [await feed.jobs.tell_unreadable(KEY) > 59 for _ in range(5)] == [True] * 5
+    assert len(feed.api.log) == 1
+
+
+async def test_a_write_whose_answer_cannot_be_read_makes_the_job_unreadable_and_no_second_write() -> None:
+    """The definition was replaced between reading and writing."""
+    feed = Feed()
+    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object()))
+    one = feed.jobs.get(KEY)
+    version = feed.api.objects[JOB_PATH]["metadata"]["resourceVersion"]
+    feed.api.objects[JOB_PATH] = job_object(spec={"training": {"precision": "fp4"}}, metadata={"resourceVersion": version})
+    assert await feed.jobs.write_status(one, one.status.model_copy(update={"phase": "Training"})) == Conflict()
+    assert await feed.jobs.tell_unreadable(KEY) is not None
+    assert len(feed.api.log) == 2
+
+
+async def test_a_job_that_can_be_read_again_goes_on() -> None:
+    feed = Feed()
+    feed.jobs.apply("MODIFIED", job_object(**UNREADABLE))
+    feed.jobs.apply("MODIFIED", job_object(metadata={"resourceVersion": "101"}))
+    assert await feed.jobs.tell_unreadable(KEY) is None
+    assert feed.jobs.get(KEY) is not None
+
+
+def test_the_end_of_a_job_that_cannot_be_read_is_noticed() -> None:
+    feed = Feed()
+    feed.jobs.apply("MODIFIED", job_object(**UNREADABLE))
+    feed.jobs.apply("DELETED", job_object(**UNREADABLE))
+    assert (feed.jobs.keys(), feed.jobs.uids()) == ((), frozenset())
+
+
+@pytest.mark.parametrize("item", [None, [], 7, {}, {"metadata": None}, {"metadata": {"name": 1, "namespace": "a", "uid": "u"}}])
+def test_what_is_no_job_is_counted_and_ends_nothing(item) -> None:
+    feed = Feed()
+    for kind in (None, "ADDED", "DELETED", "LATER"):
+        feed.jobs.apply(kind, item)
+    assert (feed.jobs.keys(), feed.strangers.seen) == ((), ["finetunejobs"] * 4)

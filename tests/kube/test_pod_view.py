@@ -7,8 +7,10 @@ from tests.kube.builders import UID, pod_object, terminated
 
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.kube.cache import Entry
 from finetune_operator.kube.pod_view import parse_pod, parse_pod_entry
 
+OWNER = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "name": "support-bot", "uid": UID, "controller": True}
 WORDS = FailureReport(failure_class=FailureClass.USER_ERROR, message="row 17 has no messages", rank=0)
 
 
@@ -51,11 +53,11 @@ def condition(kind: str, status: str, **fields: str) -> dict:
             FailureReport(failure_class=FailureClass.INTERNAL, message="exec: no such file", exit_code=128),
         ),
         (
-            {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]},
+            {"containerStatuses": [{"name": "agent", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]},
             "waiting",
             "ImagePullBackOff: not found",
         ),
-        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, "waiting", None),
+        ({"containerStatuses": [{"name": "agent", "state": {"waiting": {"reason": "ContainerCreating"}}}]}, "waiting", None),
         ({"phase": "Pending", "containerStatuses": None}, "phase", PodPhase.PENDING),
     ],
 )
@@ -70,7 +72,7 @@ def test_a_deleting_pod_tells_when_it_is_killed() -> None:
 
 def test_a_pod_belongs_to_the_job_that_controls_it() -> None:
     entry = parse_pod_entry(pod_object())
-    assert entry is not None
+    assert isinstance(entry, Entry)
     assert (entry.owner_key, entry.owner_uid, entry.resource_version) == (("team-a", "support-bot"), UID, "200")
 
 
@@ -81,9 +83,73 @@ def test_a_pod_belongs_to_the_job_that_controls_it() -> None:
         {"ownerReferences": [{"kind": "FineTuneJob", "uid": "another", "controller": True}]},
         {"ownerReferences": [{"kind": "ReplicaSet", "uid": UID, "controller": True}]},
         {"ownerReferences": [{"kind": "FineTuneJob", "uid": UID}]},
-        {"labels": {"finetune.dev/job-uid": "another"}},
-        {"labels": {"finetune.dev/serial": "three"}},
+        {"ownerReferences": [OWNER | {"apiVersion": "evil.example/v1"}]},
+        {"ownerReferences": [OWNER | {"apiVersion": "finetune.dev.evil.example/v1"}]},
+        {"ownerReferences": [OWNER | {"apiVersion": None}]},
+        {"ownerReferences": [OWNER | {"controller": "true"}]},
+        {"ownerReferences": [OWNER | {"uid": ""}]},
+        {"ownerReferences": [OWNER | {"name": None}]},
+        {"ownerReferences": "support-bot"},
     ],
 )
 def test_a_pod_that_only_wears_our_labels_is_nobodys(metadata) -> None:
     assert parse_pod_entry(pod_object(metadata=metadata)) is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {"finetune.dev/job": None},
+        {"finetune.dev/job-uid": "another"},
+        {"finetune.dev/serial": "three"},
+        {"finetune.dev/serial": "\u00b2"},
+        {"finetune.dev/serial": "9" * 63},
+    ],
+)
+def test_labels_do_not_decide_whose_pod_it_is(labels) -> None:
+    entry = parse_pod_entry(pod_object(metadata={"labels": labels}))
+    assert isinstance(entry, Entry)
+    assert (entry.owner_key, entry.owner_uid) == (("team-a", "support-bot"), UID)
+
+
+def test_a_phase_of_a_later_kubernetes_says_nothing() -> None:
+    assert parse_pod(pod_object(status={"phase": "Resizing"})).phase is PodPhase.UNKNOWN
+
+
+def test_a_status_that_cannot_be_understood_hides_no_member() -> None:
+    entry = parse_pod_entry(pod_object(status={"phase": ["Running"], "containerStatuses": "none", "conditions": 7}))
+    assert isinstance(entry, Entry)
+    assert (entry.uid, entry.value.phase) == ("pod-uid", PodPhase.UNKNOWN)
+
+
+SIDECAR = {"name": "a-mesh", "state": {"running": {}}}
+FAILED_INIT = {"name": "setup", "state": {"terminated": {"exitCode": 3, "reason": "Error", "message": "no route"}}}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["sidecar first", "sidecar last"])
+def test_a_sidecar_hides_nothing_and_keeps_no_member_alive(order) -> None:
+    statuses = [SIDECAR, *terminated(exitCode=137, reason="OOMKilled")][::order]
+    view = parse_pod(pod_object(status={"phase": "Running", "containerStatuses": statuses}))
+    assert (view.exit_code, view.is_oom_killed, view.is_over) == (137, True, True)
+    assert view.holds_room, "until somebody deletes the pod"
+
+
+def test_a_sidecar_that_ended_ends_no_member() -> None:
+    ended = {"name": "a-log", "state": {"terminated": {"exitCode": 1, "message": WORDS.model_dump_json()}}}
+    running = {"name": "agent", "state": {"running": {}}}
+    view = parse_pod(pod_object(status={"phase": "Running", "containerStatuses": [ended, running]}))
+    assert (view.is_over, view.exit_code, view.last_words) == (False, None, None)
+
+
+def test_an_init_container_that_failed_is_named() -> None:
+    waiting = {"name": "agent", "state": {"waiting": {"reason": "PodInitializing"}}}
+    view = parse_pod(pod_object(status={"phase": "Failed", "initContainerStatuses": [FAILED_INIT], "containerStatuses": [waiting]}))
+    assert view.last_words is not None
+    assert view.last_words.message == "init container setup ended with exit code 3: no route"
+
+
+def test_an_init_container_that_cannot_start_is_named() -> None:
+    init = {"name": "setup", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}
+    view = parse_pod(pod_object(status={"phase": "Pending", "initContainerStatuses": [init], "containerStatuses": None}))
+    assert view.waiting == "init container setup: ImagePullBackOff: not found"

@@ -1,11 +1,12 @@
 """Agents in memory: a state machine that obeys orders as the real one does, and trains one step a tick with all its peers."""
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 
+from tests.stories.fake_agent import Agent, make_progress
 from tests.stories.fake_pods import FakePods
 
 from finetune_contract.failures import ExitCode, FailureClass, FailureReport
+from finetune_contract.last_words import Finished, render_last_words
 from finetune_contract.messages import (
     Commit,
     Committed,
@@ -18,7 +19,6 @@ from finetune_contract.messages import (
     PhaseChanged,
     Probe,
     Probed,
-    Progress,
     Start,
     Stop,
     Warned,
@@ -28,31 +28,9 @@ from finetune_operator.coordinator.sessions import SessionTable
 from finetune_operator.decide.gang import WORKING
 
 INPUTS = InputDigests(model="m" * 64, dataset="d" * 64)
+TOLD_TO_END = FailureReport(failure_class=FailureClass.DISRUPTED, message="the member was told to end (SIGTERM)")
+TOLD_TO_EXIT = FailureReport(failure_class=FailureClass.DISRUPTED, message="told to exit")
 PEER_LOST = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="peer lost: connection reset", rank=0)
-
-
-@dataclass
-class Agent:
-    """PID 1 of one pod."""
-
-    uid: str
-    job_uid: str
-    phase: MemberPhase = MemberPhase.PREPARING
-    start: Start | None = None
-    formation: int = 0
-    term: int = 0
-    snapshot: StateId | None = None
-    commit: StateId | None = None
-    inputs: InputDigests | None = None
-    progress: Progress | None = None
-    failure: FailureReport | None = None
-    output: Output | None = None
-    is_connected: bool = False
-    is_cut_off: bool = False  # no channel, and peers cannot reach it: its formation hangs
-    is_mute: bool = False  # no channel, but peers reach it
-    ends_at: object = None
-    inbox: list = field(default_factory=list)
-    started: list[int] = field(default_factory=list)
 
 
 class FakeAgents:
@@ -182,7 +160,8 @@ class FakeAgents:
             self.fail(agent, self.prepare_failure)
             return
         agent.inputs = self.inputs
-        agent.output = self.found_output
+        if self.found_output is not None:
+            self._publish(agent, self.found_output)
         self.enter(agent, MemberPhase.READY if agent.output is None else MemberPhase.FINISHED)
 
     def _obey(self, agent: Agent) -> None:
@@ -202,7 +181,7 @@ class FakeAgents:
                 self.say(agent, Probed(peer_uid=order.peer_uid, reachable=peer is not None and not peer.is_cut_off))
             elif isinstance(order, Exit):
                 is_done = agent.phase is MemberPhase.FINISHED
-                self.pods.end(agent.uid, ExitCode.FINISHED if is_done else ExitCode.LEAVING, words=agent.failure)
+                self._end(agent, ExitCode.FINISHED if is_done else ExitCode.LEAVING, agent.failure or TOLD_TO_EXIT)
                 return
 
     def _start(self, agent: Agent, order: Start) -> None:
@@ -245,7 +224,7 @@ class FakeAgents:
     def _lead(self, agent: Agent, crew: list[Agent]) -> None:
         """Node rank 0 takes the step; every member keeps the snapshot."""
         if agent.phase is MemberPhase.EXPORTING:
-            agent.output = Output(uri="s3://out/adapter", sha256="a" * 64, num_bytes=1000, step=self.total_steps)
+            self._publish(agent, Output(uri="s3://out/adapter", sha256="a" * 64, num_bytes=1000, step=self.total_steps))
             for peer in crew:
                 self.enter(peer, MemberPhase.FINISHED)
             return
@@ -274,26 +253,20 @@ class FakeAgents:
 
     def _leave(self, agent: Agent) -> None:
         if agent.phase is MemberPhase.FINISHED and not agent.is_connected:
-            self.pods.end(agent.uid, ExitCode.FINISHED, output=agent.output)
+            self._end(agent, ExitCode.FINISHED, TOLD_TO_END)
             return
         if agent.ends_at is None:
             return
         self._commit(agent)
         if agent.phase not in WORKING or self.clock.now() >= agent.ends_at - timedelta(seconds=1.5):
-            self.pods.end(agent.uid, ExitCode.FINISHED if agent.phase is MemberPhase.FINISHED else ExitCode.LEAVING)
+            self._end(agent, ExitCode.FINISHED if agent.phase is MemberPhase.FINISHED else ExitCode.LEAVING, TOLD_TO_END)
 
+    def _publish(self, agent: Agent, output: Output) -> None:
+        """As the real agent: written down at once, so that nothing that ends it later takes it back."""
+        agent.output = output
+        self.pods.termination_logs[agent.uid] = render_last_words(Finished(formation=agent.formation, output=output))
 
-def make_progress(formation: int, step: int, total_steps: int) -> Progress:
-    return Progress(
-        formation=formation,
-        step=step,
-        total_steps=total_steps,
-        epoch=step / total_steps,
-        loss=2.0 - step / total_steps,
-        learning_rate=1e-4,
-        grad_norm=1.0,
-        tokens_total=step * 100,
-        tokens_per_second=100.0,
-        step_seconds=0.5,
-        first_loss=2.0,
-    )
+    def _end(self, agent: Agent, code: int, words: FailureReport) -> None:
+        if agent.phase is not MemberPhase.FINISHED:
+            self.pods.termination_logs[agent.uid] = render_last_words(words)
+        self.pods.end(agent.uid, code)

@@ -32,13 +32,17 @@ async def test_two_gangs_that_do_not_fit_together_run_one_after_the_other() -> N
     assert world.status("first").last_formation == 1, "the first was not disturbed"
 
 
-async def test_gangs_that_fit_are_placed_in_parallel() -> None:
-    world = World(slots=6, total_steps=10)
-    for name in ("a", "b", "c"):
+async def test_gangs_that_fit_are_let_in_one_by_one_and_twice_as_many_in_each_round() -> None:
+    world = World(slots=100, total_steps=10)
+    names = [f"j{number:02d}" for number in range(15)]
+    for name in names:
         world.apply(name)
-    await world.tick(1)
-    assert all(world.made(name) for name in ("a", "b", "c"))
-    await all_complete(world, "a", "b", "c", within_seconds=20)
+    let_in = []
+    for _ in range(4):
+        await world.tick(1)
+        let_in.append(sum(bool(world.made(name)) for name in names))
+    assert let_in == [1, 3, 7, 15]
+    await all_complete(world, *names, within_seconds=30)
 
 
 @pytest.mark.parametrize("slots", [2, 3, 4, 5])
@@ -81,7 +85,9 @@ async def test_an_elastic_gang_that_trains_with_less_does_not_block_the_line() -
     world.apply("elastic", nodes=(2, 4), **PATIENCE)
     await world.until_step(5, "elastic")
     world.apply("small", nodes=(1, 1), **PATIENCE)
-    await world.until(lambda: world.status("small").phase == "Queued")
+    await world.until(lambda: world.status("small").columns.reason == "Unschedulable")
+    assert world.reasons("elastic").count("ExtraGivenBack") == 1, "what it has no room for is not in the way of others"
+    assert len(world.live_pods("elastic")) == 3
     world.pods.slots = 6
     await world.until_step(5, "small")
     assert world.status("elastic").phase == "Training"

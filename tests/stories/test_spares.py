@@ -149,7 +149,7 @@ async def test_a_spare_that_quota_refuses_delays_no_replacement() -> None:
     await completes(world)
 
 
-async def test_a_spare_without_room_waits_and_blocks_nobody() -> None:
+async def test_spares_with_room_and_without_block_nobody() -> None:
     world = World(slots=3, total_steps=100)
     world.apply("first", spares=2)
     await world.until_step(3, "first")
@@ -157,13 +157,12 @@ async def test_a_spare_without_room_waits_and_blocks_nobody() -> None:
     assert len(spares(world, "first")) == 2, "one has no node"
     assert await world.is_quiet()
     world.apply("second", nodes=(1, 1))
-    await world.tick(3)
-    assert len(spares(world, "first")) == 1, "the one without a node is given back"
+    await world.until_step(1, "second")
+    assert world.status("first").ready_spares == 0, "the running one made way too"
     assert "SpareGivenBack" in world.reasons("first")
     assert world.status("first").phase == "Training"
-    world.pods.slots = 4
-    await world.until_step(1, "second")
-    assert len(spares(world, "first")) == 2, "nobody waits any more"
+    world.pods.slots = 5
+    await world.until(lambda: world.status("first").ready_spares == 2)
     for name in ("first", "second"):
         await world.until_phase("Complete", name, within_seconds=200)
     assert await world.rests("first", "second")

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from tests.builders.observed import a_job
-from tests.stories.fake_agents import Agent, FakeAgents
+from tests.stories.fake_agent import Agent
+from tests.stories.fake_agents import FakeAgents
 from tests.stories.fake_pods import FakePods, OperatorDied
 
 from finetune_operator.api.job import FineTuneJob
@@ -34,12 +35,16 @@ class FakeJobs:
         self.conflicts = 0  # so many of the next writes meet a 409
         self.dies_after_writes: int | None = None
         self.stale: dict[Key, FineTuneJob] = {}
+        self.unreadable: set[Key] = set()
 
     def get(self, key: Key) -> FineTuneJob | None:
         return self.stale.get(key) or self.jobs.get(key)
 
     def keys(self) -> tuple[Key, ...]:
         return tuple(self.jobs)
+
+    async def tell_unreadable(self, key: Key) -> float | None:
+        return 60.0 if key in self.unreadable else None
 
     async def write_status(self, job: FineTuneJob, status: JobStatus) -> Written | Conflict | Gone:
         stored = self.jobs.get(job.key)
@@ -213,7 +218,7 @@ class World:
     def check_invariants(self) -> None:
         for key, job in self.jobs.jobs.items():
             uid = job.metadata.uid
-            pods = [pod.view for pod in self.pods.pods.values() if pod.job_uid == uid]
+            pods = [pod.view for pod in self.pods.pods.values() if pod.job_uid == uid and not pod.is_stranger]
             live = [pod for pod in pods if not pod.is_over and not pod.is_deleting]
             assert len({pod.serial for pod in pods}) == len(pods), f"{key}: two pods for one place"
             if not self.pods.is_stale:

@@ -9,8 +9,10 @@ import torch
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_trainer.batch import Schedule, chain_digest, count_targets, make_micro_batch, pack
 from finetune_trainer.data import split
+from finetune_trainer.encode import Encoded
 from finetune_trainer.rows import read_rows
-from finetune_trainer.tokenise import load_tokenizer, tokenise
+from finetune_trainer.token_store import StoreRecord, TokenStore
+from finetune_trainer.tokenise import Tokenising, load_tokenizer, tokenise
 
 FIELD = "spec.dataset.uri"
 GOOD = {"messages": [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "because"}]}
@@ -55,7 +57,10 @@ def said_in(tokens, tokenizer, row=0):
         ([{"question": "x"}], "row 1: it has question; wanted messages, or prompt and completion, or text"),
         ([{"messages": []}], "row 1: messages: wanted a list with at least one message, got an empty list"),
         ([{"messages": [{"role": "user"}]}], "row 1: messages[0].content: wanted a string, got nothing"),
-        ([{"messages": [{"role": "user", "content": 3}]}], "row 1: messages[0].content: wanted a string, got 3"),
+        (
+            [{"messages": [{"role": "user", "content": 3}]}],
+            "row 1: messages[0].content: wanted a string, got 3 (a list of text parts is read too)",
+        ),
         ([{"prompt": "a", "completion": "b"}, {"prompt": "a"}], "row 2: has no completion"),
         ([{"text": ""}], "row 1: text is empty"),
         ([{"messages": [{"role": "user", "content": "a"}]}], "row 1: no message has the role assistant"),
@@ -74,8 +79,61 @@ def test_an_error_names_the_row_what_came_and_what_was_wanted(lines, problem, to
 
 def test_bytes_that_are_no_utf8_are_named_by_row(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
-    with pytest.raises(TrainingError, match="row 2: byte 0xff is not UTF-8"):
-        read_rows(tmp_path / "rows.jsonl", field=FIELD, form="auto")
+    (_, bad) = [row for row in read_rows(tmp_path / "rows.jsonl", field=FIELD, form="auto") if row is not None]
+    assert bad.message == f"{FIELD}: row 2: byte 0xff is not UTF-8; save the file as UTF-8"
+
+
+class Letters:
+    """An encoder whose tokens are the letters of a text; it may refuse a row as a tokenizer does."""
+
+    def encode(self, row):
+        if "!" in row.content["text"]:
+            raise TypeError("TextEncodeInput must be Union")
+        ids = [ord(char) for char in row.content["text"]]
+        return Encoded(ids=ids, is_target=[True] * len(ids), notes=("short",) if len(ids) < 3 else ())
+
+
+def make_parts(folder, file, kill_after=None):
+    """As one process of a member does it: goes on behind the last whole part, and may be killed after some parts."""
+    store = TokenStore(folder)
+    with store.locked(lambda: None):
+        record = store.begin()
+        rows = read_rows(file, field=FIELD, form="auto")
+        tokenising = Tokenising(rows, Letters(), limit=20, done=record.tally if record else None)
+        for count, part in enumerate(tokenising.parts(), start=1):
+            if kill_after is not None and count > kill_after:
+                with (folder / "ids").open("ab") as file:
+                    file.write(b"half a part")
+                return None
+            store.append(part, StoreRecord(is_complete=False, tally=tokenising.tally, files=("rows.jsonl",)))
+        store.complete(StoreRecord(is_complete=True, tally=tokenising.tally, files=("rows.jsonl",)))
+    return store.open(store.read_record())
+
+
+def test_tokens_made_with_kills_in_between_are_those_made_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune_trainer.tokenise.PART_TOKENS", 50)
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": "ab" * (1 + number % 13), "id": number}) + "\n" for number in range(100)))
+    straight = make_parts(tmp_path / "straight", file)
+    killed = [make_parts(tmp_path / "killed", file, kill_after=parts) for parts in (0, 1, 3, 2)]
+    resumed = make_parts(tmp_path / "killed", file)
+    assert killed == [None] * 4
+    for name in ("ids", "is_target", "starts", "numbers"):
+        assert np.array_equal(getattr(straight, name), getattr(resumed, name)), name
+    assert straight.tally == resumed.tally
+    tally = straight.tally
+    assert (tally.num_rows, tally.unused, [(note.count, note.first) for note in tally.notes]) == (100, {"id": 100}, [(8, 1)])
+
+
+def test_what_the_tokenizer_raises_belongs_to_its_row_and_all_bad_rows_are_told_at_once(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "abc"}\n{"text": "a!"}\nno\n{"text": "b!"}\n')
+    with pytest.raises(TrainingError) as raised:
+        make_parts(tmp_path / "store", file)
+    assert raised.value.message == (
+        f"{FIELD}: 3 of 4 rows are bad. rows 2, 4: the tokenizer cannot read it (TypeError); "
+        "row 3: not JSON (Expecting value at column 1); wanted one object a line"
+    )
 
 
 def test_rows_that_are_all_too_long_are_an_error_that_says_how_long(tokens_of):
@@ -106,8 +164,8 @@ def test_a_template_without_generation_marks_trains_on_the_same_tokens(tokens_of
     assert np.array_equal(marked.is_target, unmarked.is_target)
 
 
-def test_a_template_that_hides_what_was_said_is_an_error(tokens_of):
-    with pytest.raises(TrainingError, match=r"row 1: the chat template does not show messages\[1\]"):
+def test_a_template_that_hides_what_was_said_is_blamed_and_not_a_row(tokens_of):
+    with pytest.raises(TrainingError, match=r"^spec.training.chatTemplate: it does not show what a message with the role user says"):
         tokens_of([GOOD], template="{% for m in messages %}{{ m['role'] }} {% endfor %}")
 
 

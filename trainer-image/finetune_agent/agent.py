@@ -160,7 +160,7 @@ class Agent:
             self._voice.enter(MemberPhase.FAILED)
             return
         if done.output is not None:
-            self._voice.output = done.output
+            self._voice.publish(done.output)
             self._voice.enter(MemberPhase.FINISHED)
             return
         await self._workers.wait_ready()

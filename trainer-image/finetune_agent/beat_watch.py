@@ -6,8 +6,8 @@ from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.run_order import WorkerPhase
 
-# Seconds without a beat. Loading reads a base model; the first step compiles kernels and opens collectives.
-DEADLINE_SECONDS = {"loading": 600.0, "first_step": 120.0, "training": 30.0, "evaluating": 120.0, "exporting": 300.0}
+# Seconds without a beat. Loading reads a base model, tensor by tensor; preparing beats at each row; the first step opens collectives.
+DEADLINE_SECONDS = {"loading": 600.0, "preparing": 120.0, "first_step": 120.0, "training": 30.0, "evaluating": 120.0, "exporting": 300.0}
 _PATIENCE = 3  # times the longest gap that was seen while training
 _KNOWN_PACE_SECONDS = 4.5  # the deadline of training once its pace is known: with a tick and the stacks, 5 s until it is told
 _BEATS_FOR_PACE = 8
@@ -20,38 +20,49 @@ class BeatWatch:
     def __init__(self, *, beat: Beat, num_local: int, clock: Callable[[], float]) -> None:
         self._beat, self._clock = beat, clock
         self._phase = "loading"
-        self._longest_gap, self._num_beats = 0.0, 0
+        self._longest_gap, self._num_beats, self._most_tokens = 0.0, 0, 0
         now = clock()
-        self._seen = {rank: (beat.read(rank), now) for rank in range(num_local)}
+        self._seen = {rank: _Seen(beat, rank, now) for rank in range(num_local)}
 
     def enter(self, phase: WorkerPhase) -> None:
         """A new phase gives every rank its whole deadline."""
         self._phase, now = phase.phase, self._clock()
-        self._seen = {rank: (self._beat.read(rank), now) for rank in self._seen}
+        self._seen = {rank: _Seen(self._beat, rank, now) for rank in self._seen}
 
     def judge(self, done: set[int], first_rank: int) -> FailureReport | None:
         """A report for the rank that has been silent for longest, if one is past its deadline. `done` holds global ranks."""
         now = self._clock()
         silent = []
-        for local_rank, (count, since) in self._seen.items():
-            newest = self._beat.read(local_rank)
-            if newest != count:
-                if self._phase == "training":
-                    self._longest_gap = max(self._longest_gap, now - since)
-                    self._num_beats += newest - count
-                self._seen[local_rank] = (newest, now)
+        for local_rank, seen in self._seen.items():
+            num_ended, is_alive = self._beat.read(local_rank) - seen.count, self._beat.read_within(local_rank) != seen.within
+            if num_ended and self._phase == "training":
+                self._longest_gap = max(self._longest_gap, now - seen.counted_at)
+                self._num_beats += num_ended
+                self._most_tokens = max(self._most_tokens, seen.tokens)
+            if num_ended or is_alive:
+                self._seen[local_rank] = _Seen(self._beat, local_rank, now, counted_at=now if num_ended else seen.counted_at)
             elif first_rank + local_rank not in done:
-                silent.append((not self._beat.is_waiting(local_rank), now - since, first_rank + local_rank))
-        deadline = self._deadline()
-        is_to_blame, seconds, rank = max(silent, default=(True, 0.0, 0))
+                silent.append((not self._beat.is_waiting(local_rank), now - seen.at, first_rank + local_rank))
+        is_to_blame, seconds, rank = max(silent, default=(True, 0.0, first_rank))
+        deadline = self._deadline(self._beat.tokens(rank - first_rank))
         if seconds <= deadline + (0.0 if is_to_blame else _WAITING_SECONDS):
             return None
         what = "hangs: no beat" if is_to_blame else "waits for its peers, and none of them says why: no beat"
         message = f"rank {rank} {what} for {seconds:.0f} s in phase {self._phase} (deadline {deadline:g} s); stacks are in the log"
         return FailureReport(failure_class=FailureClass.HANG, message=message, rank=rank)
 
-    def _deadline(self) -> float:
+    def _deadline(self, num_tokens: int) -> float:
+        """Of a rank whose micro-batch has so many tokens; one that is larger than all before it has longer in proportion."""
         if self._phase != "training":
             return DEADLINE_SECONDS[self._phase]
         fixed = _KNOWN_PACE_SECONDS if self._num_beats >= _BEATS_FOR_PACE else DEADLINE_SECONDS["training"]
-        return max(fixed, _PATIENCE * self._longest_gap)
+        growth = max(1.0, num_tokens / self._most_tokens) if self._most_tokens else 1.0
+        return max(fixed, _PATIENCE * self._longest_gap * growth)
+
+
+class _Seen:
+    """One rank's counters, when they were last seen to change, and when the last micro-batch was seen to end."""
+
+    def __init__(self, beat: Beat, local_rank: int, now: float, *, counted_at: float | None = None) -> None:
+        self.count, self.within, self.tokens = beat.read(local_rank), beat.read_within(local_rank), beat.tokens(local_rank)
+        self.at, self.counted_at = now, now if counted_at is None else counted_at

@@ -29,11 +29,11 @@ class CommitInvalid(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CommitLog:
-    """`config_digest` and, where known, `inputs` must match what a commit was made with."""
+    """One of `config_digests` and, where known, `inputs` must match what a commit was made with."""
 
     store: ObjectStore
     job_uid: str
-    config_digest: str
+    config_digests: tuple[str, ...]
 
     def write(self, snapshot: Snapshot) -> str:
         """Returns the manifest's key. Writing the same state twice is harmless: the first manifest stays."""
@@ -81,7 +81,7 @@ class CommitLog:
             raise CommitInvalid(f"{key} is not a manifest: {why}") from error
         if manifest.layout_version != LAYOUT_VERSION or manifest.state != state:
             raise CommitInvalid(f"{key} has layout {manifest.layout_version} and state {manifest.state}, wanted {LAYOUT_VERSION}, {state}")
-        if manifest.record.config_digest != self.config_digest:
+        if manifest.record.config_digest not in self.config_digests:
             raise CommitInvalid(f"{key} was trained with another configuration (digest {manifest.record.config_digest[:12]})")
         return manifest
 

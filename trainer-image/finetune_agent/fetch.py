@@ -50,6 +50,28 @@ class Fetch:
         write_marker(folder, source, fetched)
         return fetched
 
+    def tokenizer(self, model: ModelConfig) -> Path:
+        """A folder with everything of the model but its weights."""
+        place = parse_place(model.uri)
+        if place.scheme in {Scheme.FILE, Scheme.PVC}:
+            folder = folder_of(place)
+            if not folder.is_dir():
+                raise StoreRefused(_no_folder(model.uri))
+            return folder
+        folder = self._folder("tokenizer", f"{model.uri}@{model.revision}")
+        if place.scheme is Scheme.HF:
+            found = self._hub.find_model(place, model.revision)
+            for name in filter(_is_no_weight, found.names):
+                self._hub.download(found, name, folder)
+            return folder
+        store = open_store(place, storage=self._storage, credentials=self._credentials, random=self._random)
+        infos = tuple(info for info in store.list("") if is_model_file(info.key))
+        _refuse_no_model(model.uri, [info.key for info in infos])
+        for info in infos:
+            if _is_no_weight(info.key):
+                _download(store, info, folder / info.key)
+        return folder
+
     def dataset(self, uri: str, purpose: str) -> Fetched:
         """One JSON Lines file. `purpose` ("train", "eval") keeps the two apart in the cache."""
         place = parse_place(uri)
@@ -105,10 +127,18 @@ class Fetch:
 
 def _model_in_place(folder: Path, uri: str) -> Fetched:
     if not folder.is_dir():
-        raise StoreRefused(f"{uri} is not a folder; wanted one with config.json and *.safetensors")
+        raise StoreRefused(_no_folder(uri))
     paths = sorted(path for path in folder.iterdir() if path.is_file() and is_model_file(path.name))
     _refuse_no_model(uri, [path.name for path in paths])
     return Fetched(path=folder, sha256=combine({path.name: hash_file(path) for path in paths}))
+
+
+def _no_folder(uri: str) -> str:
+    return f"{uri} is not a folder; wanted one with config.json and *.safetensors"
+
+
+def _is_no_weight(name: str) -> bool:
+    return not name.endswith(".safetensors")
 
 
 def _file_in_place(path: Path, uri: str) -> Fetched:

@@ -34,6 +34,7 @@ from finetune_contract.run_order import (
     WorkerExported,
     WorkerFailure,
     WorkerPhase,
+    WorkerPrepared,
     WorkerProgress,
     WorkerWarning,
 )
@@ -43,6 +44,7 @@ _TICK_SECONDS = 0.25
 _BETTER_REPORT_SECONDS = 0.5  # after the loss of a peer: time for the report of its cause to come from a sibling
 _PHASES = {
     "loading": MemberPhase.STARTING,
+    "preparing": MemberPhase.STARTING,
     "first_step": MemberPhase.STARTING,
     "training": MemberPhase.TRAINING,
     "evaluating": MemberPhase.EVALUATING,
@@ -187,6 +189,8 @@ class Formation:
                 resumed_step=self._resumed_step if is_training else None,
                 first_step_seconds=self._first_step_seconds if is_training else None,
             )
+        elif isinstance(event, WorkerPrepared):
+            self._voice.made_tokens(event)
         elif isinstance(event, WorkerProgress):
             self._voice.stepped(event.progress)
             self._gate.offer(event.progress)
@@ -239,7 +243,7 @@ class Formation:
             if exported is None:
                 raise TrainingError(FailureClass.INTERNAL, "all ranks are done, but rank 0 did not say where the adapter is")
             self._voice.enter(MemberPhase.EXPORTING)
-            self._voice.output = await self._uploads.publish(lambda number: self._publish_request(number, exported))
+            self._voice.publish(await self._uploads.publish(lambda number: self._publish_request(number, exported)))
         self._voice.enter(MemberPhase.FINISHED)
 
     def _publish_request(self, number: int, exported: WorkerExported) -> Publish:

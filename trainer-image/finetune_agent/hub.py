@@ -24,6 +24,9 @@ from finetune_agent.digests import is_model_file
 from finetune_agent.stores import DISK_FULL, StoreRefused, StoreUnavailable
 from finetune_contract.places import Place
 
+# Of the HTTP library below the hub's, which is another one in other versions and whose errors are no OSError.
+_NO_ANSWER: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
+
 
 @dataclass(frozen=True, kw_only=True)
 class HubFiles:
@@ -112,7 +115,7 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
                 f"{endpoint} refused hf://{repository} ({status}); check HF_TOKEN in the Secret", about_credentials=True
             ) from error
         raise StoreUnavailable(f"{endpoint} answered {status} for hf://{repository}") from error
-    except OSError as error:
-        if error.errno in DISK_FULL:
+    except _NO_ANSWER as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise StoreUnavailable(f"{endpoint} does not answer for hf://{repository} ({type(error).__name__}: {error})") from error

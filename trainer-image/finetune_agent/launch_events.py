@@ -10,6 +10,7 @@ from finetune_contract.run_order import (
     WorkerExported,
     WorkerFailure,
     WorkerPhase,
+    WorkerPrepared,
     WorkerProgress,
     WorkerWarning,
 )
@@ -55,7 +56,7 @@ class LaunchRequest(Value):
 
 
 PipeEvent = Annotated[
-    WorkerForked | WorkerPhase | WorkerProgress | WorkerFailure | WorkerWarning | WorkerExported | WorkerDone,
+    WorkerForked | WorkerPhase | WorkerPrepared | WorkerProgress | WorkerFailure | WorkerWarning | WorkerExported | WorkerDone,
     Field(discriminator="type"),
 ]
 ZygoteEvent = Annotated[LauncherEnded | ZygoteReady | LaunchRefused, Field(discriminator="type")]

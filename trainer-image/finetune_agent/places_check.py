@@ -19,7 +19,7 @@ def check_output_place(config: JobConfig, credentials: CredentialFiles, random: 
     if present is not None and present.job_uid == config.job.uid:
         return render_output(config, present, already_present=False)
     if present is not None and config.output.if_exists != "Overwrite":
-        is_equal = present.config_digest == config.trajectory_digest()
+        is_equal = present.config_digest in config.trajectory_digests()
         if is_equal and config.output.if_exists == "Skip":
             return render_output(config, present, already_present=True)
         what = "an adapter of the same configuration" if is_equal else "an adapter of another configuration"

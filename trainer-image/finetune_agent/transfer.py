@@ -3,24 +3,23 @@
 A store that is away is waited for with a warning; a store that refuses ends it in the user's words.
 """
 
-import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import TypeVar
 
 from finetune_agent.credentials import CredentialFiles
-from finetune_agent.digests import InputChanged, combine
+from finetune_agent.digests import combine
 from finetune_agent.fetch import Fetch
 from finetune_agent.logs import configure_logs
+from finetune_agent.patience import until_it_answers
 from finetune_agent.places_check import check_checkpoint_place, check_output_place
 from finetune_agent.proc_tree import die_with_parent
 from finetune_agent.settings import Settings, read_settings
-from finetune_agent.stores import DISK_FULL, ObjectMissing, StoreRefused, StoreUnavailable
+from finetune_agent.stores import DISK_FULL
 from finetune_agent.tracking_check import check_tracking
 from finetune_agent.transfer_messages import ReadyInputs, TransferDone, TransferFailed, Transferred
 from finetune_contract.config import JobConfig
@@ -29,10 +28,7 @@ from finetune_contract.messages import Output, Warned, render_message
 from finetune_contract.state import InputDigests
 from finetune_contract.values import Value
 
-_LONGEST_BACKOFF_SECONDS = 10.0
-_CREDENTIALS_FIELD = "spec.storage.secretName"
 _Result = TypeVar("_Result")
-_log = logging.getLogger(__name__)
 
 
 class Transfer:
@@ -86,23 +82,11 @@ class Transfer:
             self._tell(warning)
 
     def _try(self, field: str, attempt: Callable[[], _Result]) -> _Result:
-        """Again and again while the store is away. A refusal becomes a UserError that names `field`, or the Secret."""
-        backoff_seconds, is_warned = 0.5, False
-        while True:
-            try:
-                return attempt()
-            except StoreRefused as error:
-                where = _CREDENTIALS_FIELD if error.about_credentials else field
-                raise TrainingError(FailureClass.USER_ERROR, f"{where}: {error.message}") from error
-            except ObjectMissing as error:
-                raise TrainingError(FailureClass.USER_ERROR, f"{field}: {error} does not exist; check the uri, or put it there") from error
-            except (StoreUnavailable, InputChanged) as error:
-                _log.warning("%s: %s; trying again", field, error)
-                if not is_warned:
-                    self._tell(Warned(reason="StorageUnavailable", message=f"{field}: {error}; trying again until it answers"))
-                is_warned = True
-            time.sleep(backoff_seconds * self._random.uniform(0.5, 1.0))
-            backoff_seconds = min(2 * backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+        """Raises TrainingError where waiting is of no use."""
+        return until_it_answers(field, attempt, warn=self._warn, random=self._random)
+
+    def _warn(self, message: str) -> None:
+        self._tell(Warned(reason="StorageUnavailable", message=message))
 
     def _tell_bytes(self, over: threading.Event) -> None:
         while not over.wait(1.0):

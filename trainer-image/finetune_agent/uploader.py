@@ -155,7 +155,7 @@ class Uploader:
     def _log(self) -> CommitLog:
         place = parse_place(self._config.checkpoint.uri)
         store = open_store(place, storage=self._config.storage, credentials=self._credentials, random=self._random)
-        return CommitLog(store=store, job_uid=self._config.job.uid, config_digest=self._config.trajectory_digest())
+        return CommitLog(store=store, job_uid=self._config.job.uid, config_digests=self._config.trajectory_digests())
 
     def _note_trouble(self, error: StoreUnavailable | StoreRefused, consequence: str) -> None:
         _log.warning("the store cannot be used: %s", error)

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from finetune_agent.last_words import write_last_words
 from finetune_agent.settings import Settings
 from finetune_agent.tracking import Tracking
 from finetune_agent.tracking_messages import Outcome
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
 from finetune_contract.failures import FailureReport
+from finetune_contract.last_words import Finished
 from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Progress, StorageState
+from finetune_contract.run_order import WorkerPrepared
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import InputDigests, StateId, newest_state
 from finetune_contract.values import Value
@@ -120,6 +123,14 @@ class Voice:
 
     def prepared(self, bytes_done: int, bytes_total: int | None) -> None:
         self._send(PhaseChanged(phase=MemberPhase.PREPARING, formation=0, bytes_done=bytes_done, bytes_total=bytes_total))
+
+    def made_tokens(self, prepared: WorkerPrepared) -> None:
+        self._send(PhaseChanged(phase=self.phase, formation=self.formation, rows_done=prepared.rows_done, rows_total=prepared.rows_total))
+
+    def publish(self, output: Output) -> None:
+        """The adapter is complete. Written down at once: whatever ends this member now, the job is done."""
+        self.output = output
+        write_last_words(self._settings.termination_log, Finished(formation=self.formation, output=output))
 
     def fail(self, report: FailureReport) -> None:
         _log.error("%s: %s", report.failure_class.value, report.message, extra={"formation": self.formation})

@@ -2,7 +2,8 @@
 
 The agent compares it with the deadline of the announced phase; a worker that hangs cannot fake it. Beside the counter stands whether
 the rank waits for its peers: of all that are silent, those are not the ones to blame. And whether it owes a snapshot: its peers may
-have finished a step that it has not kept yet.
+have finished a step that it has not kept yet. A second counter is raised within a micro-batch, and its tokens are told before it
+begins: a large one may take longer than those before it.
 """
 
 import mmap
@@ -13,6 +14,8 @@ _COUNTER = struct.Struct("<Q")
 _STRIDE = 64
 _WAITS_OFFSET = 8
 _OWES_OFFSET = 16
+_WITHIN_OFFSET = 24
+_TOKENS_OFFSET = 32
 MAX_LOCAL_RANKS = 64
 NUM_BYTES = _STRIDE * MAX_LOCAL_RANKS
 
@@ -30,6 +33,21 @@ class Beat:
     def raise_for(self, local_rank: int) -> None:
         offset = local_rank * _STRIDE
         _COUNTER.pack_into(self._map, offset, _COUNTER.unpack_from(self._map, offset)[0] + 1)
+
+    def raise_within(self, local_rank: int) -> None:
+        """A sign of life that ends no micro-batch."""
+        offset = local_rank * _STRIDE + _WITHIN_OFFSET
+        _COUNTER.pack_into(self._map, offset, _COUNTER.unpack_from(self._map, offset)[0] + 1)
+
+    def read_within(self, local_rank: int) -> int:
+        return int(_COUNTER.unpack_from(self._map, local_rank * _STRIDE + _WITHIN_OFFSET)[0])
+
+    def set_tokens(self, local_rank: int, num_tokens: int) -> None:
+        """The size of the micro-batch that begins."""
+        _COUNTER.pack_into(self._map, local_rank * _STRIDE + _TOKENS_OFFSET, num_tokens)
+
+    def tokens(self, local_rank: int) -> int:
+        return int(_COUNTER.unpack_from(self._map, local_rank * _STRIDE + _TOKENS_OFFSET)[0])
 
     def set_waiting(self, local_rank: int, is_waiting: bool) -> None:
         _COUNTER.pack_into(self._map, local_rank * _STRIDE + _WAITS_OFFSET, int(is_waiting))

@@ -8,12 +8,16 @@ The manifest is JSON whose first field seals the bytes after it: a flipped bit i
 
 import re
 import zlib
+from typing import Annotated
 
+from pydantic import Field
+
+from finetune_contract.bounds import Count, Digest, FormationNumber, Name, Place, RealOrNone, Revision, Step, Uid, Version
 from finetune_contract.state import InputDigests, RunRecord, StateId
 from finetune_contract.values import Value
 
 LAYOUT_VERSION = 1
-_NAME = re.compile(r"f(\d{6,})-(\d{9,})\.json$")
+_NAME = re.compile(r"f([0-9]{6,9})-([0-9]{9,12})\.json$")
 
 
 def state_key(job_uid: str, state: StateId) -> str:
@@ -37,10 +41,10 @@ def parse_manifest_key(key: str) -> StateId | None:
 class CommitManifest(Value):
     """`crc32` is zlib's over the whole state object of `num_bytes` bytes."""
 
-    layout_version: int
+    layout_version: Version
     state: StateId
-    num_bytes: int
-    crc32: int
+    num_bytes: Count
+    crc32: Annotated[int, Field(ge=0, lt=2**32)]
     record: RunRecord
 
 
@@ -67,26 +71,26 @@ _SEAL_CHARS = len(_seal(b""))
 class OutputFile(Value):
     """One file of the published adapter."""
 
-    name: str
-    num_bytes: int
-    sha256: str
+    name: Name
+    num_bytes: Count
+    sha256: Digest
 
 
 class OutputManifest(Value):
     """`finetune-manifest.json` beside the adapter, written last: the adapter is complete when it is there."""
 
-    job_uid: str
-    formation: int
-    step: int
-    base_model: str
-    base_revision: str | None
-    config_digest: str
+    job_uid: Uid
+    formation: FormationNumber
+    step: Step
+    base_model: Place
+    base_revision: Revision | None
+    config_digest: Digest
     inputs: InputDigests | None
-    files: tuple[OutputFile, ...]
-    first_loss: float | None
-    last_loss: float | None
-    eval_loss: float | None
-    sample_digest: str | None = None  # chains the row numbers of all steps: equal digests = the same rows in the same steps
+    files: tuple[OutputFile, ...] = Field(max_length=10_000)
+    first_loss: RealOrNone
+    last_loss: RealOrNone
+    eval_loss: RealOrNone
+    sample_digest: Digest | None = None  # chains the row numbers of all steps: equal digests = the same rows in the same steps
 
     @property
     def num_bytes(self) -> int:

@@ -3,21 +3,26 @@
 It holds no secret and no default of its own: defaults stand in the resource's schema.
 """
 
-import hashlib
+from datetime import date
 from typing import Literal
 
+from finetune_contract.trajectory import accepted_digests
 from finetune_contract.values import Value
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 OLDEST_CONTRACT_VERSION = 1
 
 
 class JobIdentity(Value):
-    """Who the job is; `uid` is part of every key in the object store."""
+    """Who the job is; `uid` is part of every key in the object store.
+
+    `created` is the day (UTC) that chat templates are told when they ask for today; None in a configuration of the contract before.
+    """
 
     name: str
     namespace: str
     uid: str
+    created: date | None = None
 
 
 class ModelConfig(Value):
@@ -34,6 +39,7 @@ class DatasetConfig(Value):
     eval_uri: str | None
     eval_fraction: float
     format: Literal["auto", "messages", "prompt-completion", "text"]
+    columns: Literal["sharegpt", "alpaca"] | None = None  # a configuration of the contract before has none
 
 
 class AdapterConfig(Value):
@@ -126,5 +132,13 @@ class JobConfig(Value):
 
     def trajectory_digest(self) -> str:
         """SHA-256 (hex) of what decides the bytes of the adapter; places, gang size and names are left out."""
-        parts = self.model_dump_json(include={"model", "dataset", "adapter", "training"})
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return self.trajectory_digests()[0]
+
+    def trajectory_digests(self) -> tuple[str, ...]:
+        """The digest that is written, then those of older contracts that mean the same: any of them is accepted when reading."""
+        return accepted_digests(self)
+
+
+def speak_together(version: int, oldest: int) -> bool:
+    """True if a member of contract `version`, which still understands `oldest`, and this code have a version in common."""
+    return version >= OLDEST_CONTRACT_VERSION and oldest <= CONTRACT_VERSION

@@ -2,11 +2,16 @@
 
 from enum import StrEnum
 
+from finetune_contract import bounds
+from finetune_contract.bounds import ExitStatus, MessageText, Rank, TracebackText, Word
 from finetune_contract.values import Value
+
+MAX_MESSAGE_CHARS = bounds.MAX_MESSAGE_CHARS
+MAX_TRACEBACK_CHARS = bounds.MAX_TRACEBACK_CHARS
 
 
 class FailureClass(StrEnum):
-    """Why training stopped; decides what happens next and which budget is touched."""
+    """Why training stopped; decides what happens next and which budget is touched. A word of a newer contract means INTERNAL."""
 
     DISRUPTED = "Disrupted"
     INFRASTRUCTURE = "Infrastructure"
@@ -15,6 +20,10 @@ class FailureClass(StrEnum):
     HANG = "Hang"
     NOT_FINITE = "NotFinite"
     INTERNAL = "Internal"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "FailureClass | None":
+        return cls.INTERNAL if isinstance(value, str) else None
 
 
 class ExitCode:
@@ -25,19 +34,15 @@ class ExitCode:
     LEAVING = 143
 
 
-MAX_MESSAGE_CHARS = 1000
-MAX_TRACEBACK_CHARS = 2000
-
-
 class FailureReport(Value):
     """What one rank (or the agent, then `rank` is None) knows about the end of training, in the user's words."""
 
     failure_class: FailureClass
-    message: str
-    rank: int | None = None
-    exit_code: int | None = None
-    signal: str | None = None
-    traceback_end: str | None = None
+    message: MessageText
+    rank: Rank | None = None
+    exit_code: ExitStatus | None = None
+    signal: Word | None = None
+    traceback_end: TracebackText | None = None
 
 
 PEER_LOST = "peer lost"  # how the message of a victim begins: somebody else ended first

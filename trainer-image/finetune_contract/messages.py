@@ -1,16 +1,46 @@
 """The channel: what agents tell the coordinator and what the coordinator orders. JSON, one message a frame, `type` tells which.
 
 Lost and doubled messages are harmless: `hello` carries the whole state, orders carry (term, formation) and older ones are refused.
+What an agent says is checked against the bounds of its fields: a message beyond them is refused whole.
 """
 
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
+from finetune_contract.bounds import (
+    BORDER,
+    MAX_PEERS,
+    Address,
+    Amount,
+    Count,
+    Digest,
+    FormationNumber,
+    Key,
+    MessageText,
+    Name,
+    Place,
+    Port,
+    Rank,
+    Real,
+    RealOrNone,
+    Seconds,
+    Step,
+    Uid,
+    Version,
+    one_of,
+)
 from finetune_contract.failures import FailureReport
+from finetune_contract.reasons import OTHER_STORAGE, OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
 from finetune_contract.state import InputDigests, StateId
 from finetune_contract.values import Value
+
+MAX_FRAME_BYTES = 64 * 1024  # of one message to the coordinator
+MAX_SECRET_CHARS = 128
+
+WarningReason = Annotated[str, Field(max_length=128), one_of(WARNING_REASONS, OTHER_WARNING)]
+StorageReason = Annotated[str, Field(max_length=128), one_of(STORAGE_REASONS, OTHER_STORAGE)]
 
 
 class MemberPhase(StrEnum):
@@ -30,28 +60,28 @@ class MemberPhase(StrEnum):
 class SlowRank(Value):
     """A rank whose own passes were much slower than those of the others, step after step. Seconds are of one micro-batch."""
 
-    rank: int
-    seconds: float
-    others_seconds: float  # what the others would have taken for the same, their median
-    step_share: float  # of a step's time, in its own passes
+    rank: Rank
+    seconds: Seconds
+    others_seconds: Seconds  # what the others would have taken for the same, their median
+    step_share: Amount  # of a step's time, in its own passes
 
 
 class Progress(Value):
     """State of training after one optimizer step; sent by the agent with node rank 0 only. Times in seconds."""
 
     type: Literal["progress"] = "progress"
-    formation: int
-    step: int
-    total_steps: int
-    epoch: float
-    loss: float
-    eval_loss: float | None = None
-    learning_rate: float
-    grad_norm: float
-    tokens_total: int
-    tokens_per_second: float
-    step_seconds: float
-    first_loss: float | None = None
+    formation: FormationNumber
+    step: Step
+    total_steps: Step
+    epoch: Amount
+    loss: Real
+    eval_loss: RealOrNone = None
+    learning_rate: Real
+    grad_norm: Real
+    tokens_total: Count
+    tokens_per_second: Amount
+    step_seconds: Seconds
+    first_loss: RealOrNone = None
     slowest: SlowRank | None = None  # only while one is
 
 
@@ -60,16 +90,16 @@ class Committed(Value):
 
     type: Literal["committed"] = "committed"
     state: StateId
-    key: str
-    num_bytes: int
-    seconds: float
+    key: Key
+    num_bytes: Count
+    seconds: Seconds
 
 
 class StorageProblem(Value):
     """Why commits do not get through, in words for the user."""
 
-    reason: str  # CamelCase, used as the condition's reason: StorageUnavailable or StorageRefused
-    message: str
+    reason: StorageReason  # used as the condition's reason
+    message: MessageText
 
 
 class StorageState(Value):
@@ -82,10 +112,10 @@ class StorageState(Value):
 class Output(Value):
     """The published adapter: `sha256` is the digest of its weights file."""
 
-    uri: str
-    sha256: str
-    num_bytes: int
-    step: int
+    uri: Place
+    sha256: Digest
+    num_bytes: Count
+    step: Step
     already_present: bool = False
 
 
@@ -93,25 +123,25 @@ class Hello(Value):
     """The whole state of one member; first message of every connection."""
 
     type: Literal["hello"] = "hello"
-    member_uid: str
-    job_uid: str
-    address: str
-    port: int  # a free port for the process group's store, used when this member becomes node rank 0
-    probe_port: int | None = None  # peers that are asked to probe this member connect to address:probe_port
-    num_devices: int
-    contract_version: int
-    oldest_contract_version: int
+    member_uid: Uid
+    job_uid: Uid
+    address: Address
+    port: Port  # a free port for the process group's store, used when this member becomes node rank 0
+    probe_port: Port | None = None  # peers that are asked to probe this member connect to address:probe_port
+    num_devices: Count = 0  # read by nobody; an operator of contract 1 does not take a hello without it
+    contract_version: Version
+    oldest_contract_version: Version
     phase: MemberPhase
-    formation: int  # newest formation it was ever ordered to start, 0 = none
-    term: int  # newest leader term seen
+    formation: FormationNumber  # newest formation it was ever ordered to start, 0 = none
+    term: Count  # newest leader term seen
     snapshot: StateId | None = None
     commit: StateId | None = None
     inputs: InputDigests | None = None
     progress: Progress | None = None
     failure: FailureReport | None = None
-    failed_formation: int | None = None  # the one that `failure` ended, 0 = the member could not prepare
+    failed_formation: FormationNumber | None = None  # the one that `failure` ended, 0 = the member could not prepare
     output: Output | None = None
-    leaving_seconds: float | None = None
+    leaving_seconds: Seconds | None = None
     storage: StorageState | None = None  # None: not tried yet
 
 
@@ -120,14 +150,16 @@ class PhaseChanged(Value):
 
     type: Literal["phase"] = "phase"
     phase: MemberPhase
-    formation: int
-    bytes_done: int | None = None
-    bytes_total: int | None = None
+    formation: FormationNumber
+    bytes_done: Count | None = None
+    bytes_total: Count | None = None
+    rows_done: Count | None = None  # with STARTING: rows that are made into tokens
+    rows_total: Count | None = None  # of all, estimated
     inputs: InputDigests | None = None
     snapshot: StateId | None = None
     commit: StateId | None = None
-    resumed_step: int | None = None  # with TRAINING: the step that training continued from, 0 = from the start
-    first_step_seconds: float | None = None  # with TRAINING: what the first step of the formation took, once all was loaded
+    resumed_step: Step | None = None  # with TRAINING: the step that training continued from, 0 = from the start
+    first_step_seconds: Seconds | None = None  # with TRAINING: what the first step of the formation took, once all was loaded
     output: Output | None = None
 
 
@@ -135,7 +167,7 @@ class Failed(Value):
     """Training ended by a failure on this member, or the member could not prepare."""
 
     type: Literal["failure"] = "failure"
-    formation: int
+    formation: FormationNumber
     report: FailureReport
     snapshot: StateId | None = None
 
@@ -144,14 +176,14 @@ class Leaving(Value):
     """The member was told to end (SIGTERM); it has this many seconds."""
 
     type: Literal["leaving"] = "leaving"
-    seconds: float
+    seconds: Seconds
 
 
 class Probed(Value):
     """Answer to `probe`."""
 
     type: Literal["probed"] = "probed"
-    peer_uid: str
+    peer_uid: Uid
     reachable: bool
 
 
@@ -159,22 +191,22 @@ class Warned(Value):
     """Something the user should know that ends nothing: idle ranks, numerics changed."""
 
     type: Literal["warned"] = "warned"
-    reason: str  # CamelCase, used as the event's reason
-    message: str
+    reason: WarningReason  # CamelCase, used as the event's reason
+    message: MessageText
 
 
 class Peer(Value):
     """A member of a formation; its index in `Start.peers` is its node rank."""
 
-    member_uid: str
-    name: str
-    address: str
+    member_uid: Uid
+    name: Name
+    address: Address
 
 
 class Overrides(Value):
     """What the operator changed on the way (the out-of-memory ladder); kept in status and sent with every start."""
 
-    pack_tokens: int | None = None
+    pack_tokens: Count | None = None
     gradient_checkpointing: bool | None = None
 
 
@@ -182,59 +214,60 @@ class Start(Value):
     """Train as `node_rank` of `formation`; implies stop of every older formation. Node rank 0's store is at master_address:port."""
 
     type: Literal["start"] = "start"
-    term: int
-    formation: int
-    node_rank: int
-    peers: tuple[Peer, ...]
-    master_address: str
-    master_port: int
+    term: Count
+    formation: Count
+    node_rank: Rank
+    peers: tuple[Peer, ...] = Field(max_length=MAX_PEERS)
+    master_address: Address
+    master_port: Port
     resume: StateId | None = None  # newest state the coordinator knows of; None = look into the store
-    resume_node_rank: int | None = None  # member that holds it as a snapshot; None = it is a commit
+    resume_node_rank: Rank | None = None  # member that holds it as a snapshot; None = it is a commit
     inputs: InputDigests | None = None  # pinned digests; a member with others refuses by name
     overrides: Overrides = Overrides()
+    store_secret: str | None = Field(default=None, max_length=MAX_SECRET_CHARS, repr=False)  # of the formation; None: contract 1
 
 
 class Stop(Value):
     """End the workers of `formation`. With `save`: commit the newest snapshot before answering STOPPED (suspend)."""
 
     type: Literal["stop"] = "stop"
-    term: int
-    formation: int
-    why: str
+    term: Count
+    formation: Count
+    why: MessageText
     save: bool = False
-    deadline_seconds: float = 30.0
+    deadline_seconds: Seconds = 30.0
 
 
 class Commit(Value):
     """Upload the newest snapshot now."""
 
     type: Literal["commit"] = "commit"
-    term: int
-    deadline_seconds: float
+    term: Count
+    deadline_seconds: Seconds
 
 
 class Probe(Value):
     """Say whether this peer's agent can be reached."""
 
     type: Literal["probe"] = "probe"
-    term: int
-    peer_uid: str
-    address: str
+    term: Count
+    peer_uid: Uid
+    address: Address
 
 
 class Inspect(Value):
     """Write the stacks of all workers to the log."""
 
     type: Literal["inspect"] = "inspect"
-    term: int
+    term: Count
 
 
 class Exit(Value):
     """End the agent: with 0 after FINISHED, else with 143."""
 
     type: Literal["exit"] = "exit"
-    term: int
-    why: str
+    term: Count
+    why: MessageText
 
 
 FromAgent = Annotated[
@@ -242,13 +275,14 @@ FromAgent = Annotated[
 ]
 Order = Annotated[Start | Stop | Commit | Probe | Inspect | Exit, Field(discriminator="type")]
 
-_FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent)
-_ORDER: TypeAdapter[Order] = TypeAdapter(Order)
+_QUIET = ConfigDict(hide_input_in_errors=True)  # an order holds a secret
+_FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent, config=_QUIET)
+_ORDER: TypeAdapter[Order] = TypeAdapter(Order, config=_QUIET)
 
 
 def parse_from_agent(frame: str | bytes) -> FromAgent:
-    """Raises pydantic.ValidationError for a frame that is not a message of ours."""
-    return _FROM_AGENT.validate_json(frame)
+    """Raises pydantic.ValidationError, and nothing else, for a frame that is not a message of ours within its bounds."""
+    return _FROM_AGENT.validate_json(frame, context=BORDER)
 
 
 def parse_order(frame: str | bytes) -> Order:

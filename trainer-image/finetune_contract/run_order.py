@@ -1,12 +1,13 @@
 """What the agent hands to the workers of one formation, and what workers tell back over a pipe (one JSON line an event)."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
+from finetune_contract.bounds import Address, Count, Digest, MessageText, Port, Rank, RealOrNone, Step, Word
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Overrides, Progress
+from finetune_contract.messages import MAX_SECRET_CHARS, Overrides, Progress
 from finetune_contract.state import StateId
 from finetune_contract.values import Value
 
@@ -16,12 +17,12 @@ class RunOrder(Value):
 
     config: JobConfig
     overrides: Overrides
-    formation: int
-    node_rank: int
-    num_nodes: int
-    processes_per_node: int
-    master_address: str
-    master_port: int
+    formation: Count
+    node_rank: Rank
+    num_nodes: Count
+    processes_per_node: Count
+    master_address: Address
+    master_port: Port
     model_dir: str
     dataset_file: str
     eval_file: str | None
@@ -33,14 +34,31 @@ class RunOrder(Value):
     slots_fd: int | None
     beat_fd: int | None
     events_fd: int | None
+    store_secret: str | None = Field(default=None, max_length=MAX_SECRET_CHARS, repr=False)  # of the formation, from `start`
+
+
+class RowsInputs(Value):
+    """What a look at the rows needs: files on this machine. `tokenizer_dir` is a model's folder, with or without its weights."""
+
+    tokenizer_dir: str
+    dataset_file: str
+    eval_file: str | None
 
 
 class WorkerPhase(Value):
     """Rank 0 of each member announces what it does; the agent's deadline for the beat depends on it."""
 
     type: Literal["phase"] = "phase"
-    phase: Literal["loading", "first_step", "training", "evaluating", "exporting"]
-    resumed_step: int | None = None
+    phase: Literal["loading", "preparing", "first_step", "training", "evaluating", "exporting"]
+    resumed_step: Step | None = None
+
+
+class WorkerPrepared(Value):
+    """Rank 0 of each member, while it makes tokens of the rows. `rows_total` is estimated until the files are read."""
+
+    type: Literal["prepared"] = "prepared"
+    rows_done: Count
+    rows_total: Count | None
 
 
 class WorkerProgress(Value):
@@ -61,8 +79,8 @@ class WorkerWarning(Value):
     """Global rank 0."""
 
     type: Literal["warning"] = "warning"
-    reason: str
-    message: str
+    reason: Word
+    message: MessageText
 
 
 class WorkerExported(Value):
@@ -70,25 +88,15 @@ class WorkerExported(Value):
 
     type: Literal["exported"] = "exported"
     state: StateId
-    state_sha256: str
-    first_loss: float | None = None
-    last_loss: float | None = None
-    eval_loss: float | None = None
-    sample_digest: str | None = None
+    state_sha256: Digest
+    first_loss: RealOrNone = None
+    last_loss: RealOrNone = None
+    eval_loss: RealOrNone = None
+    sample_digest: Digest | None = None
 
 
 class WorkerDone(Value):
     """Each rank, last: the agent takes "all ranks done" as the end and does not wait for the launcher."""
 
     type: Literal["done"] = "done"
-    rank: int
-
-
-WorkerEvent = Annotated[
-    WorkerPhase | WorkerProgress | WorkerFailure | WorkerWarning | WorkerExported | WorkerDone, Field(discriminator="type")
-]
-_EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent)
-
-
-def parse_worker_event(line: str | bytes) -> WorkerEvent:
-    return _EVENT.validate_json(line)
+    rank: Rank

@@ -1,13 +1,14 @@
 """What one resume state is called and what travels with it: state identity, run record, inputs, numerics key."""
 
+from finetune_contract.bounds import Count, Digest, FormationNumber, Name, RealOrNone, Revision, Step
 from finetune_contract.values import Value
 
 
 class StateId(Value):
     """Names one resume state. The greater (formation, step) is the newer one; nothing else decides."""
 
-    formation: int
-    step: int
+    formation: FormationNumber
+    step: Step
 
     @property
     def order(self) -> tuple[int, int]:
@@ -23,19 +24,19 @@ def newest_state(*ids: StateId | None) -> StateId | None:
 class InputDigests(Value):
     """SHA-256 (hex) over model files and data; equal in all members or training is refused by name."""
 
-    model: str
-    dataset: str
-    model_revision: str | None = None
+    model: Digest
+    dataset: Digest
+    model_revision: Revision | None = None
 
 
 class NumericsKey(Value):
     """Conditions under which two runs give the same bytes; another key is declared, never silent."""
 
-    torch_version: str
-    device: str
-    threads: int
-    attention: str
-    pack_tokens: int
+    torch_version: Name
+    device: Name
+    threads: Count
+    attention: Name
+    pack_tokens: Count
 
 
 class RunRecord(Value):
@@ -45,16 +46,16 @@ class RunRecord(Value):
     runs with equal digests trained on the same rows in the same steps.
     """
 
-    step: int
-    total_steps: int
-    rows_consumed: int
-    tokens_total: int
-    sample_digest: str
-    num_parameters: int
-    last_loss: float | None = None
-    first_loss: float | None = None
-    eval_loss: float | None = None
-    last_evaluated_step: int | None = None
-    config_digest: str
+    step: Step
+    total_steps: Step
+    rows_consumed: Count
+    tokens_total: Count
+    sample_digest: Digest
+    num_parameters: Count
+    last_loss: RealOrNone = None
+    first_loss: RealOrNone = None
+    eval_loss: RealOrNone = None
+    last_evaluated_step: Step | None = None
+    config_digest: Digest
     inputs: InputDigests
     numerics: NumericsKey

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from finetune_trainer.seeds import permutation
-from finetune_trainer.tokenise import Tokens
+from finetune_trainer.tokens import Tokens
 
 Pack = tuple[int, ...]  # rows of the tokens that share one micro-batch
 

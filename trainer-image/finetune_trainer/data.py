@@ -1,25 +1,28 @@
 """Tokenised rows of a job, made once for each member and cached by what they depend on; the split into training and evaluation."""
 
 import hashlib
-import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch.distributed as dist
+import tokenizers
+import transformers
+from transformers import PreTrainedTokenizerBase
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.run_order import RunOrder
-from finetune_trainer.ranks import Ranks
-from finetune_trainer.rows import Form, read_rows
+from finetune_trainer.ranks import Ranks, meet
+from finetune_trainer.report import Reporter
+from finetune_trainer.row_warnings import EVAL_FIELD, TRAIN_FIELD
+from finetune_trainer.rows import Rows, read_rows
 from finetune_trainer.seeds import permutation
-from finetune_trainer.tokenise import Tokens, load_tokenizer, tokenise
+from finetune_trainer.template import may_ask_for_date
+from finetune_trainer.token_store import StoreRecord, TokenStore
+from finetune_trainer.tokenise import Tokenising, encoder_of, load_tokenizer
+from finetune_trainer.tokens import Tally, Tokens
 
-_CACHE_FORMAT = 1
-_COUNTS = "counts"
+_CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +34,22 @@ class Data:
     eval: Tokens
     eval_rows: npt.NDArray[np.int64]
 
+    def by_field(self) -> dict[str, Tokens]:
+        """Tokens of each place that rows come from, by the field that names it."""
+        return {TRAIN_FIELD: self.train} | ({} if self.eval is self.train else {EVAL_FIELD: self.eval})
 
-def load_data(order: RunOrder, ranks: Ranks) -> Data:
-    """Collective. The first rank of each member tokenises, the others read what it wrote. Raises TrainingError naming the row."""
+
+def load_data(order: RunOrder, ranks: Ranks, reporter: Reporter) -> Data:
+    """Collective. The first rank of each member tokenises, the others map what it wrote. Raises TrainingError naming the rows."""
+    reporter.enter("preparing")
     if ranks.is_local_leader:
-        _tokens_of(order, order.dataset_file, "spec.dataset.uri")
+        _make_tokens(order, order.dataset_file, TRAIN_FIELD, reporter)
         if order.eval_file is not None:
-            _tokens_of(order, order.eval_file, "spec.dataset.evalUri")
-    dist.barrier()
-    train = _tokens_of(order, order.dataset_file, "spec.dataset.uri")
+            _make_tokens(order, order.eval_file, EVAL_FIELD, reporter)
+    meet(reporter.beat)
+    train = _open_tokens(order, TRAIN_FIELD)
     if order.eval_file is not None:
-        held_out = _tokens_of(order, order.eval_file, "spec.dataset.evalUri")
+        held_out = _open_tokens(order, EVAL_FIELD)
         return Data(train=train, train_rows=_all(train), eval=held_out, eval_rows=_all(held_out))
     held_rows, kept_rows = split(len(train), order.config.dataset.eval_fraction, order.config.training.seed)
     return Data(train=train, train_rows=kept_rows, eval=train, eval_rows=held_rows)
@@ -64,54 +72,61 @@ def _all(tokens: Tokens) -> npt.NDArray[np.int64]:
     return np.arange(len(tokens), dtype=np.int64)
 
 
-def _tokens_of(order: RunOrder, file: str, field: str) -> Tokens:
-    path = Path(order.cache_dir) / f"tokens-{_cache_key(order, field)}.npz"
-    if path.exists():
-        return _read(path)
+def _make_tokens(order: RunOrder, file: str, field: str, reporter: Reporter) -> None:
+    """Until all rows are in the cache; goes on where another process of this member stopped."""
+    store = _store(order, field)
+    with store.locked(reporter.beat):
+        record = store.begin()
+        if record is not None and record.is_complete:
+            return
+        rows = _rows(order, file, field)
+        training, day = order.config.training, order.config.job.created
+        encoder = encoder_of(rows, _tokenizer(order), train_on=training.train_on, template=training.chat_template, day=day)
+
+        def beat(num_rows: int) -> None:
+            reporter.beat()
+            reporter.prepared(num_rows, round(num_rows / rows.share) if rows.share > 0 else None)
+
+        limit, done = training.max_sequence_length, Tally() if record is None else record.tally
+        tokenising = Tokenising(rows, encoder, limit=limit, done=done, beat=beat)
+        names = tuple(path.name for path in rows.files)
+        for part in tokenising.parts():
+            store.append(part, StoreRecord(is_complete=False, tally=tokenising.tally, files=names))
+        tokenising.check()
+        store.complete(StoreRecord(is_complete=True, tally=tokenising.tally, files=names))
+
+
+def _open_tokens(order: RunOrder, field: str) -> Tokens:
+    store = _store(order, field)
+    record = store.read_record()
+    if record is None or not record.is_complete:
+        raise TrainingError(FailureClass.INFRASTRUCTURE, f"{field}: the token cache of this member was removed while it was used")
+    return store.open(record)
+
+
+def _rows(order: RunOrder, file: str, field: str) -> Rows:
+    dataset = order.config.dataset
+    return read_rows(Path(file), field=field, form=dataset.format, columns=dataset.columns)
+
+
+def _tokenizer(order: RunOrder) -> PreTrainedTokenizerBase:
+    return load_tokenizer(Path(order.model_dir), model_uri=order.config.model.uri)
+
+
+def _store(order: RunOrder, field: str) -> TokenStore:
     dataset, training = order.config.dataset, order.config.training
-    form: Literal["auto"] | Form = dataset.format
-    rows = read_rows(Path(file), field=field, form=form)
-    tokenizer = load_tokenizer(Path(order.model_dir), model_uri=order.config.model.uri)
-    limit, template = training.max_sequence_length, training.chat_template
-    tokens = tokenise(rows, tokenizer, limit=limit, train_on=training.train_on, template=template)
-    _write(path, tokens)
-    return tokens
-
-
-def _cache_key(order: RunOrder, field: str) -> str:
-    training = order.config.training
     parts = (
         _CACHE_FORMAT,
         field,
         order.dataset_digest,
         order.model_digest,
-        order.config.dataset.format,
+        dataset.format,
+        dataset.columns,
         training.train_on,
         training.max_sequence_length,
         training.chat_template,
+        order.config.job.created if may_ask_for_date(Path(order.model_dir), training.chat_template) else None,
+        transformers.__version__,
+        tokenizers.__version__,
     )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _write(path: Path, tokens: Tokens) -> None:
-    """Whole or not at all: a killed writer leaves no half cache behind."""
-    buffer = io.BytesIO()
-    counts = np.asarray([tokens.num_cut, tokens.num_dropped])
-    np.savez(buffer, ids=tokens.ids, is_target=tokens.is_target, starts=tokens.starts, numbers=tokens.numbers, counts=counts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(buffer.getvalue())
-    partial.replace(path)
-
-
-def _read(path: Path) -> Tokens:
-    with np.load(path) as arrays:
-        counts = arrays[_COUNTS]
-        return Tokens(
-            ids=arrays["ids"],
-            is_target=arrays["is_target"],
-            starts=arrays["starts"],
-            numbers=arrays["numbers"],
-            num_cut=int(counts[0]),
-            num_dropped=int(counts[1]),
-        )
+    return TokenStore(Path(order.cache_dir) / f"tokens-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}")

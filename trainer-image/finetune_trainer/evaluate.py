@@ -6,7 +6,7 @@ from finetune_trainer.batch import MicroBatch, Pack, count_targets, make_micro_b
 from finetune_trainer.data import Data
 from finetune_trainer.model import BuiltModel
 from finetune_trainer.passes import loss_sum, num_dummy_passes
-from finetune_trainer.ranks import Ranks
+from finetune_trainer.ranks import Ranks, meet
 from finetune_trainer.reduce import sum_over_ranks, sum_own
 from finetune_trainer.report import Reporter
 
@@ -34,6 +34,8 @@ class Evaluation:
 
         def leaf(index: int) -> torch.Tensor:
             loss = loss_sum(model, batch(index)).reshape(1)
+            if loss.is_cuda:
+                torch.cuda.synchronize(loss.device)  # a beat says that it is computed, not that it is queued
             reporter.beat()
             return loss
 
@@ -41,6 +43,8 @@ class Evaluation:
         sums = sum_own(num_packs, leaf, ranks)
         for _ in range(num_dummy_passes(num_packs, ranks, model.group_size)):
             loss_sum(model, batch(0))
+            reporter.beat()
+        meet(reporter.beat)  # whoever has fewer rows, or shorter ones, waits for the others as long as they compute
         total = sum_over_ranks(sums, num_packs, ranks, length=1, device=device)
         model.module.train()
         return float(total[0]) / self._num_targets

@@ -1,6 +1,7 @@
 """Reads safetensors straight into a built model: each rank reads only its own slice of each tensor."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ _SINGLE = "model.safetensors"
 
 
 @torch.no_grad()
-def load_base(model: nn.Module, folder: Path, *, model_uri: str) -> None:
+def load_base(model: nn.Module, folder: Path, *, model_uri: str, beat: Callable[[], None]) -> None:
     """Fill every frozen parameter. Names are those of transformers; ".base" of a wrapped linear is left out.
 
     Raises TrainingError naming a tensor that is missing or has another shape than the config says.
@@ -32,14 +33,15 @@ def load_base(model: nn.Module, folder: Path, *, model_uri: str) -> None:
         by_file.setdefault(files[name], []).append(name)
     for file, names in by_file.items():
         try:
-            _load_file(file, {name: wanted[name] for name in names}, model_uri)
+            _load_file(file, {name: wanted[name] for name in names}, model_uri, beat)
         except (SafetensorError, OSError) as error:
             raise _unusable(model_uri, f"{file.name} cannot be read: {error}") from None
 
 
-def _load_file(file: Path, parameters: dict[str, nn.Parameter], model_uri: str) -> None:
+def _load_file(file: Path, parameters: dict[str, nn.Parameter], model_uri: str, beat: Callable[[], None]) -> None:
     with safe_open(file, framework="pt") as tensors:
         for name, parameter in parameters.items():
+            beat()
             stored = tensors.get_slice(name)
             if tuple(stored.get_shape()) != tuple(parameter.shape):
                 shapes = f"{tuple(stored.get_shape())}, its config.json wants {tuple(parameter.shape)}"

@@ -16,18 +16,19 @@ from finetune_contract.messages import Progress
 from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerProgress, WorkerWarning
 from finetune_contract.state import RunRecord, StateId
 from finetune_trainer.batch import Schedule, chain_digest
-from finetune_trainer.data import Data, load_data
+from finetune_trainer.data import load_data
 from finetune_trainer.evaluate import Evaluation
 from finetune_trainer.export import export_adapter, state_digest
 from finetune_trainer.model import build_model
-from finetune_trainer.not_finite import not_finite
+from finetune_trainer.not_finite import finite_or_told, not_finite
 from finetune_trainer.optimise import FlatState, clip, learning_rate, update
 from finetune_trainer.passes import GradientPass, StepBatch, plan_step
-from finetune_trainer.ranks import Ranks, choose_device, join_process_group
+from finetune_trainer.ranks import Ranks, choose_device, join_process_group, meet
 from finetune_trainer.record import first_record, numerics_of, pack_capacity
 from finetune_trainer.reduce import own_leaves
 from finetune_trainer.report import Reporter
 from finetune_trainer.resume import check_same_on_all_ranks, restore, warn_of_other_numerics
+from finetune_trainer.row_warnings import row_warnings
 from finetune_trainer.snapshots import Snapshots
 from finetune_trainer.stragglers import StepTimes
 
@@ -41,9 +42,11 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     device = choose_device(ranks)
     join_process_group(device)
     checkpointing = training.gradient_checkpointing or bool(order.overrides.gradient_checkpointing)
-    model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing)
-    data = load_data(order, ranks)
-    _warn_of_lost_rows(data, order, reporter)
+    model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing, beat=reporter.beat_within)
+    data = load_data(order, ranks, reporter)
+    for field, tokens in data.by_field().items():
+        for warning in row_warnings(tokens.tally, field, limit=training.max_sequence_length):
+            reporter.warn(warning)
     schedule = Schedule(
         data.train_rows,
         seed=training.seed,
@@ -71,7 +74,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
             return record
         snapshots.wait()
         reporter.enter("evaluating")
-        loss = evaluation.mean_loss(model, ranks, device, reporter)
+        loss = finite_or_told(evaluation.mean_loss(model, ranks, device, reporter), record.step, reporter)
         return record.model_copy(update={"eval_loss": loss, "last_evaluated_step": record.step})
 
     record = evaluate(record)
@@ -126,7 +129,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         folder, model_dir = Path(order.output_dir), Path(order.model_dir)
         export_adapter(folder, config=config, adapters=model.adapters, kinds=model.adapted_kinds, model_dir=model_dir)
         reporter.tell(_exported(order, record, state.weights_P))
-    dist.barrier()
+    meet(reporter.beat)
     reporter.tell(WorkerDone(rank=ranks.rank))
     dist.destroy_process_group()
 
@@ -160,15 +163,6 @@ def _progress(
         step_seconds=seconds,
         first_loss=record.first_loss,
     )
-
-
-def _warn_of_lost_rows(data: Data, order: RunOrder, reporter: Reporter) -> None:
-    limit = order.config.training.max_sequence_length
-    tokens = data.train
-    if tokens.num_cut or tokens.num_dropped:
-        what = f"{tokens.num_cut} of {len(tokens) + tokens.num_dropped} rows were cut at spec.training.maxSequenceLength {limit}"
-        message = f"{what}; {tokens.num_dropped} had no token left to train on and were dropped"
-        reporter.warn(WorkerWarning(reason="RowsCut", message=message))
 
 
 def _warn_of_idle_ranks(step: StepBatch, ranks: Ranks, reporter: Reporter) -> None:

@@ -1,6 +1,7 @@
 """Builds the base model with its adapters: config on the meta device, own linears, shards, then each rank's bytes from the files."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_trainer.attention import ATTENTION
 from finetune_trainer.batch import MicroBatch
+from finetune_trainer.layer_beat import beat_at_each_layer
 from finetune_trainer.load import load_base
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
 from finetune_trainer.ranks import Ranks
@@ -70,7 +72,9 @@ def read_model_config(folder: Path, *, model_uri: str) -> Any:
     return config
 
 
-def build_model(config: JobConfig, folder: Path, *, ranks: Ranks, device: torch.device, checkpointing: bool) -> BuiltModel:
+def build_model(
+    config: JobConfig, folder: Path, *, ranks: Ranks, device: torch.device, checkpointing: bool, beat: Callable[[], None] = lambda: None
+) -> BuiltModel:
     """Collective when the base is sharded. No parameter is left on the meta device."""
     model_config = read_model_config(folder, model_uri=config.model.uri)
     with torch.device("meta"):
@@ -84,7 +88,8 @@ def build_model(config: JobConfig, folder: Path, *, ranks: Ranks, device: torch.
     module.to_empty(device=device)
     module.tie_weights()  # to_empty gives each of two tied names memory of its own
     _compute_rotary_again(module, device)
-    load_base(module, folder, model_uri=config.model.uri)
+    load_base(module, folder, model_uri=config.model.uri, beat=beat)
+    beat_at_each_layer(module, beat)
     adapters = adapter_parameters(module)
     initialise_adapters(adapters, config.training.seed)
     left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]

@@ -1,13 +1,16 @@
 """Words for a step that is not finite: which rank computed it, and from which rows."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.run_order import WorkerWarning
 from finetune_trainer.data import Data
 from finetune_trainer.passes import StepBatch
+from finetune_trainer.report import Reporter
 
 _MAX_NAMED_ROWS = 20
 
@@ -19,11 +22,20 @@ def not_finite(step: StepBatch, own: Sequence[int], data: Data, *, loss: float, 
     ranks = [rank for rank, packs in enumerate(found) if packs]
     # Finite parts can have a sum that is too large: then nobody in particular computed it, and all rows may have a part in it.
     rows = [row for packs in found for index in packs for row in step.packs[index]] or list(step.rows.rows)
-    numbers = [int(data.train.numbers[row]) for row in rows]
-    shown = ", ".join(map(str, numbers[:_MAX_NAMED_ROWS])) + (", ..." if len(numbers) > _MAX_NAMED_ROWS else "")
+    shown = ", ".join(data.train.name_of(row) for row in rows[:_MAX_NAMED_ROWS]) + (", ..." if len(rows) > _MAX_NAMED_ROWS else "")
     whose = f"Computed by rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}" if ranks else "Finite on each rank, not in sum"
     message = (
         f"step {step.index + 1}: loss {loss}, gradient norm {norm}; the step was not applied. {whose}. Its rows: {shown}. "
         "A lower spec.training.learningRate or a look at these rows helps"
     )
     return TrainingError(FailureClass.NOT_FINITE, message, rank=ranks[0] if ranks else None)
+
+
+def finite_or_told(loss: float, step: int, reporter: Reporter) -> float | None:
+    """A loss on the held-out rows that is not finite ends nothing: it is told in words, and no number is shown."""
+    if math.isfinite(loss):
+        return loss
+    what = f"step {step}: the loss on the held-out rows is {loss}, so none is shown; training goes on"
+    advice = "look for values that are not finite in the base model, and for held-out rows that differ from the training rows"
+    reporter.warn(WorkerWarning(reason="EvaluationNotFinite", message=f"{what}; {advice}"))
+    return None

@@ -14,7 +14,7 @@ from finetune_trainer.reduce import own_leaves, sum_over_ranks, sum_own
 from finetune_trainer.report import Reporter
 from finetune_trainer.seeds import seed_of
 from finetune_trainer.stragglers import Work
-from finetune_trainer.tokenise import Tokens
+from finetune_trainer.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,9 @@ class GradientPass:
         sums = sum_own(num_packs, leaf, self._ranks)
         for _ in range(num_dummy_passes(num_packs, self._ranks, self._model.group_size)):
             self._one_pass(step, 0)
+            self._reporter.beat()
         self.own_work = self._measure(step, started, device)
+        self._reporter.begin_batch(max(sum(self._tokens.length(row) for row in members) for members in step.packs))  # a peer may have it
         with self._reporter.waiting_for_peers():
             total = sum_over_ranks(sums, num_packs, self._ranks, length=num_weights + 1, device=device)
         return total[:num_weights], float(total[num_weights])
@@ -88,6 +90,7 @@ class GradientPass:
         self._state.gradient_P.zero_()
         torch.manual_seed(seed_of(self._seed, "dropout", step.index, index))
         batch = make_micro_batch(step.packs[index], self._tokens, self._state.gradient_P.device)
+        self._reporter.begin_batch(batch.tokens_1T.numel())
         loss = loss_sum(self._model, batch) / step.num_targets
         loss.backward()
         return loss.detach()

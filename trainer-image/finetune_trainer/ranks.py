@@ -1,14 +1,17 @@
 """Where this process stands among all, on which device it trains, and the process group they share."""
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-# Agents watch the beat and end a formation that hangs; a timeout here would only race with them.
-_COLLECTIVE_TIMEOUT = timedelta(hours=2)
+# Agents watch the beat and end a formation that hangs; a timeout here would only race with them, or with a peer that prepares its data.
+_COLLECTIVE_TIMEOUT = timedelta(days=30)
+_MEETING_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +64,12 @@ def join_process_group(device: torch.device) -> None:
     """Meet all ranks of the formation; small integers always travel over gloo."""
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
+
+
+def meet(beat: Callable[[], None]) -> None:
+    """Collective. Until every rank is here, however long its own work takes. Beats meanwhile: the late one's agent watches it."""
+    work = dist.all_reduce(torch.zeros(1), async_op=True)
+    while not work.is_completed():
+        beat()
+        time.sleep(_MEETING_POLL_SECONDS)
+    work.wait()

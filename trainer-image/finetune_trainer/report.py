@@ -3,16 +3,18 @@
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Literal
 
 from finetune_contract.beat import Beat
 from finetune_contract.messages import Progress
-from finetune_contract.run_order import RunOrder, WorkerPhase, WorkerProgress, WorkerWarning
+from finetune_contract.run_order import RunOrder, WorkerPhase, WorkerPrepared, WorkerProgress, WorkerWarning
 from finetune_contract.values import Value
 from finetune_trainer.ranks import Ranks
 
-Phase = Literal["loading", "first_step", "training", "evaluating", "exporting"]
+Phase = Literal["loading", "preparing", "first_step", "training", "evaluating", "exporting"]
+_PREPARED_SECONDS = 15.0  # between two messages about the rows that are prepared: each may be a write of the status
 
 
 class Reporter:
@@ -22,6 +24,7 @@ class Reporter:
         self._ranks = ranks
         self._fd = sys.stdout.fileno() if order.events_fd is None else order.events_fd
         self._beat = None if order.beat_fd is None else Beat(order.beat_fd)
+        self._prepared_at = -_PREPARED_SECONDS
         self._set_waiting(False)  # whoever had this rank before may have been killed while it waited
         self.owe_snapshot(False)
 
@@ -32,6 +35,16 @@ class Reporter:
         """Say that this rank is alive and got somewhere."""
         if self._beat is not None:
             self._beat.raise_for(self._ranks.local_rank)
+
+    def beat_within(self) -> None:
+        """Say that this rank is alive in the midst of a micro-batch."""
+        if self._beat is not None:
+            self._beat.raise_within(self._ranks.local_rank)
+
+    def begin_batch(self, num_tokens: int) -> None:
+        """Say how large the micro-batch is that begins now: it may take longer than those before it."""
+        if self._beat is not None:
+            self._beat.set_tokens(self._ranks.local_rank, num_tokens)
 
     @contextlib.contextmanager
     def waiting_for_peers(self) -> Iterator[None]:
@@ -60,6 +73,13 @@ class Reporter:
         self.beat()
         if self._ranks.is_local_leader:
             self.tell(WorkerPhase(phase=phase, resumed_step=resumed_step))
+
+    def prepared(self, rows_done: int, rows_total: int | None) -> None:
+        """How far the preparing of the data is; the first rank of each member, now and then."""
+        now = time.monotonic()
+        if self._ranks.is_local_leader and now - self._prepared_at >= _PREPARED_SECONDS:
+            self._prepared_at = now
+            self.tell(WorkerPrepared(rows_done=rows_done, rows_total=rows_total))
 
     def warn(self, warning: WorkerWarning) -> None:
         """For the user, ends nothing; from the first rank of all only."""

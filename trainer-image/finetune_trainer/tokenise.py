@@ -1,38 +1,24 @@
-"""Rows to tokens, with the mask of those that carry loss. Offsets of the rendered text decide, so that any chat template works."""
+"""Rows to tokens, a bounded part at a time, so that what is made can be kept, told and gone on with after a kill."""
 
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_trainer.bad_rows import BadRows
+from finetune_trainer.encode import Encoded, Encoder
+from finetune_trainer.notes import MAX_NOTES, Note
 from finetune_trainer.rows import Row, RowError, Rows
+from finetune_trainer.tokens import Part, Tally, Tokens, join
 
 TrainOn = Literal["auto", "completions", "all"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """All kept rows, one after another: row i is `ids[starts[i]:starts[i + 1]]`; `is_target` marks tokens that carry loss.
-
-    `numbers` are line numbers in the file. `num_cut` rows were longer than the limit, `num_dropped` had no target left after that.
-    """
-
-    ids: npt.NDArray[np.int32]
-    is_target: npt.NDArray[np.bool_]
-    starts: npt.NDArray[np.int64]
-    numbers: npt.NDArray[np.int64]
-    num_cut: int
-    num_dropped: int
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def length(self, row: int) -> int:
-        return int(self.starts[row + 1] - self.starts[row])
+PART_TOKENS = 1 << 18
+_PART_ROWS = 1 << 14
 
 
 def load_tokenizer(folder: Path, *, model_uri: str) -> PreTrainedTokenizerBase:
@@ -47,8 +33,24 @@ def load_tokenizer(folder: Path, *, model_uri: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenise(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, limit: int, train_on: TrainOn, template: str | None) -> Tokens:
-    """Tokenise, cut at `limit` tokens, drop what has no target left. Raises TrainingError when no row is left."""
+def tokenise(
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int,
+    train_on: TrainOn,
+    template: str | None,
+    day: date | None = None,
+) -> Tokens:
+    """All rows at once, in memory. Raises TrainingError for bad rows, and when no row is left to train on."""
+    tokenising = Tokenising(rows, encoder_of(rows, tokenizer, train_on=train_on, template=template, day=day), limit=limit)
+    parts = list(tokenising.parts())
+    tokenising.check()
+    return join(iter(parts), tokenising.tally, tuple(file.name for file in rows.files))
+
+
+def encoder_of(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, train_on: TrainOn, template: str | None, day: date | None) -> Encoder:
+    """Raises TrainingError where the form of the rows does not fit the model or what is trained on."""
     if rows.form == "messages" and template is None and not tokenizer.chat_template:
         message = (
             f"{rows.field}: the rows are chat messages, but the model's tokenizer has no chat template; "
@@ -60,98 +62,124 @@ def tokenise(rows: Rows, tokenizer: PreTrainedTokenizerBase, *, limit: int, trai
             f"spec.training.trainOn: completions, but the rows of {rows.field} are text; wanted chat messages or prompt and completion"
         )
         raise TrainingError(FailureClass.USER_ERROR, message)
-    encoder = _Encoder(rows, tokenizer, trains_on_all=train_on == "all" or (train_on == "auto" and rows.form == "text"), template=template)
-    encoded = [encoder.encode(row) for row in rows.rows]
-    lengths = [len(ids) for ids, _ in encoded]
-    if min(lengths) > limit:
-        message = (
-            f"{rows.field}: all {len(lengths)} rows are longer than spec.training.maxSequenceLength {limit}: "
-            f"the shortest has {min(lengths)} tokens, the longest {max(lengths)}; raise maxSequenceLength or shorten the rows"
-        )
-        raise TrainingError(FailureClass.USER_ERROR, message)
-    return _pack_up(rows, encoded, limit)
+    trains_on_all = train_on == "all" or (train_on == "auto" and rows.form == "text")
+    return Encoder(rows, tokenizer, trains_on_all=trains_on_all, template=template, day=day)
 
 
-def _pack_up(rows: Rows, encoded: list[tuple[list[int], list[bool]]], limit: int) -> Tokens:
-    cut = [(ids[:limit], marks[:limit]) for ids, marks in encoded]
-    # The first token of a row is predicted from nothing, so a mark on it trains nothing.
-    kept = [index for index, (_, marks) in enumerate(cut) if any(marks[1:])]
-    if not kept:
-        message = f"{rows.field}: none of the {len(cut)} rows has a token to train on; see spec.training.trainOn"
-        raise TrainingError(FailureClass.USER_ERROR, message)
-    return Tokens(
-        ids=np.concatenate([np.asarray(cut[index][0], dtype=np.int32) for index in kept]),
-        is_target=np.concatenate([np.asarray(cut[index][1], dtype=np.bool_) for index in kept]),
-        starts=np.concatenate([[0], np.cumsum([len(cut[index][0]) for index in kept])]).astype(np.int64),
-        numbers=np.asarray([rows.rows[index].number for index in kept], dtype=np.int64),
-        num_cut=sum(len(ids) > limit for ids, _ in encoded),
-        num_dropped=len(cut) - len(kept),
-    )
+class Tokenising:
+    """One way through the rows behind those of `done`. Each row is cut at `limit` tokens; what has no target left is dropped.
 
+    `tally` belongs to the parts that were given out so far.
+    """
 
-class _Encoder:
-    """One row to (token ids, marks of tokens that carry loss)."""
+    def __init__(
+        self, rows: Rows, encoder: Encoder, *, limit: int, done: Tally | None = None, beat: Callable[[int], None] | None = None
+    ) -> None:
+        self._rows, self._encoder, self._limit = rows, encoder, limit
+        self._beat = beat or (lambda _num_rows: None)
+        self.tally = done or Tally()
+        self._notes = {note.text: note for note in self.tally.notes}
+        self._unused_before = dict(self.tally.unused)
 
-    def __init__(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, *, trains_on_all: bool, template: str | None) -> None:
-        self._form, self._field, self._tokenizer = rows.form, rows.field, tokenizer
-        self._trains_on_all = trains_on_all
-        self._template = template or (str(tokenizer.chat_template) if isinstance(tokenizer.chat_template, str) else None)
-        self._marks_generation = "generation" in (self._template or "").replace("add_generation_prompt", "")
-
-    def encode(self, row: Row) -> tuple[list[int], list[bool]]:
-        if self._form == "text":
-            ids = self._ids(row.content["text"], special=True) + self._end()
-            return ids, [True] * len(ids)
-        if self._form == "prompt-completion":
-            prompt = self._ids(row.content["prompt"], special=True)
-            completion = self._ids(row.content["completion"], special=False) + self._end()
-            return prompt + completion, [self._trains_on_all] * len(prompt) + [True] * len(completion)
-        return self._encode_messages(row)
-
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
-
-    def _end(self) -> list[int]:
-        end = self._tokenizer.eos_token_id
-        return [] if end is None else [int(end)]
-
-    def _encode_messages(self, row: Row) -> tuple[list[int], list[bool]]:
-        messages = row.content["messages"]
-        if not self._trains_on_all and not any(message["role"] == "assistant" for message in messages):
-            raise RowError(self._field, row.number, "no message has the role assistant: there is nothing to train on")
-        if self._marks_generation and not self._trains_on_all:
-            encoded = self._render(row, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-            return list(encoded["input_ids"]), [bool(mark) for mark in encoded["assistant_masks"]]
-        text = self._render(row, messages)
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = list(encoded["input_ids"])
-        if self._trains_on_all:
-            return ids, [True] * len(ids)
-        spans = self._assistant_spans(row, messages, text)
-        return ids, [any(first <= start < end <= last for first, last in spans) for start, end in encoded["offset_mapping"]]
-
-    def _assistant_spans(self, row: Row, messages: list[dict[str, Any]], text: str) -> list[tuple[int, int]]:
-        """Where the assistant speaks in the rendered conversation: from the end of the generation prompt to the end of the turn."""
-        end_token = self._tokenizer.eos_token
-        spans = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
+    def parts(self) -> Iterator[Part]:
+        """Bounded parts in the order of the rows. Raises TrainingError at the end if rows are bad: all of them in one message."""
+        bad, counted, part = BadRows(self._rows.field, self._rows.name_of), self.tally, _Open()
+        for row in self._rows.after(self.tally.last_number):
+            self._beat(counted.num_rows)
+            if row is None:
                 continue
-            before = self._render(row, messages[:index], add_generation_prompt=True) if index else ""
-            content = message["content"].strip()
-            found = text.find(content, len(before)) if text.startswith(before) else -1
-            if found < 0:
-                problem = f"the chat template does not show messages[{index}] where it was said; give one with generation marks"
-                raise RowError(self._field, row.number, f"{problem} as spec.training.chatTemplate, or set spec.training.trainOn: all")
-            end = found + len(content)
-            if isinstance(end_token, str) and text.startswith(end_token, end):
-                end += len(end_token)
-            spans.append((len(before), end))
-        return spans
+            encoded = row if isinstance(row, RowError) else self._encode(row)
+            counted = counted.model_copy(update={"num_rows": counted.num_rows + 1})
+            if isinstance(encoded, RowError):
+                bad.add(encoded, counted.num_rows)
+                continue
+            assert isinstance(row, Row)
+            counted = self._count(counted, row, encoded, part)
+            if part.is_full and not bad:
+                yield self._close(part, counted)
+                part = _Open()
+        bad.check(counted.num_rows)
+        if part.numbers or counted.last_number > self.tally.last_number:
+            yield self._close(part, counted)
 
-    def _render(self, row: Row, messages: list[dict[str, Any]], **options: Any) -> Any:
-        options = {"tokenize": False, **options}
+    def check(self) -> None:
+        """After the last part. Raises TrainingError when nothing is left to train on."""
+        tally, field = self.tally, self._rows.field
+        if tally.shortest is not None and tally.shortest > self._limit:
+            message = (
+                f"{field}: all {tally.num_rows} rows are longer than spec.training.maxSequenceLength {self._limit}: "
+                f"the shortest has {tally.shortest} tokens, the longest {tally.longest}; raise maxSequenceLength or shorten the rows"
+            )
+            raise TrainingError(FailureClass.USER_ERROR, message)
+        if not tally.num_kept:
+            message = f"{field}: none of the {tally.num_rows} rows has a token to train on; see spec.training.trainOn"
+            raise TrainingError(FailureClass.USER_ERROR, message)
+
+    def _encode(self, row: Row) -> Encoded | RowError:
         try:
-            return self._tokenizer.apply_chat_template(messages, chat_template=self._template, tools=row.content.get("tools"), **options)
-        except Exception as error:  # noqa: BLE001 - the template is the user's code: whatever it raises is about this row
-            raise RowError(self._field, row.number, f"the chat template refuses it: {error}") from None
+            return self._encoder.encode(row)
+        except RowError as error:
+            return error
+        except (TrainingError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the tokenizer raises is about this row
+            return RowError(self._rows.field, row.number, f"the tokenizer cannot read it ({type(error).__name__})")
+
+    def _count(self, tally: Tally, row: Row, encoded: Encoded, part: "_Open") -> Tally:
+        length, limit = len(encoded.ids), self._limit
+        marks = encoded.is_target[:limit]
+        # The first token of a row is predicted from nothing, so a mark on it trains nothing.
+        is_kept = any(marks[1:])
+        if is_kept:
+            part.add(row.number, encoded.ids[:limit], marks)
+        for text in encoded.notes:
+            note = self._notes.get(text)
+            if note is not None or len(self._notes) < MAX_NOTES:
+                self._notes[text] = (
+                    Note(text=text, count=1, first=row.number) if note is None else note.model_copy(update={"count": note.count + 1})
+                )
+        return tally.model_copy(
+            update={
+                "last_number": row.number,
+                "num_tokens": tally.num_tokens + (len(marks) if is_kept else 0),
+                "num_targets": tally.num_targets + (sum(marks) if is_kept else 0),
+                "num_cut": tally.num_cut + (length > limit),
+                "num_dropped": tally.num_dropped + (not is_kept),
+                "shortest": length if tally.shortest is None else min(tally.shortest, length),
+                "longest": max(tally.longest, length),
+            }
+        )
+
+    def _close(self, part: "_Open", counted: Tally) -> Part:
+        unused = dict(self._unused_before)
+        for name, count in self._rows.unused.items():
+            unused[name] = unused.get(name, 0) + count
+        self.tally = counted.model_copy(
+            update={"notes": tuple(self._notes.values()), "unused": unused, "bases": tuple(self._rows.bases[: len(self._rows.files)])}
+        )
+        return part.close()
+
+
+class _Open:
+    """A part that rows are added to."""
+
+    def __init__(self) -> None:
+        self._ids, self._marks, self._lengths, self.numbers = array("i"), bytearray(), array("q"), array("q")
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._ids) >= PART_TOKENS or len(self.numbers) >= _PART_ROWS
+
+    def add(self, number: int, ids: list[int], marks: list[bool]) -> None:
+        self._ids.extend(ids)
+        self._marks.extend(marks)
+        self._lengths.append(len(ids))
+        self.numbers.append(number)
+
+    def close(self) -> Part:
+        return Part(
+            ids=np.frombuffer(self._ids, dtype=np.int32),
+            is_target=np.frombuffer(self._marks, dtype=np.bool_),
+            lengths=np.frombuffer(self._lengths, dtype=np.int64),
+            numbers=np.frombuffer(self.numbers, dtype=np.int64),
+        )

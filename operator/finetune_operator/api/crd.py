@@ -4,8 +4,9 @@ from typing import Any
 
 import yaml
 
+from finetune_operator.api.envelope import MAX_NAME_CHARS
 from finetune_operator.api.job import GROUP, KIND, PLURAL, VERSION
-from finetune_operator.api.rules import IMMUTABLE, IMMUTABLE_MESSAGE, MAX_NAME_CHARS, MAX_PODS
+from finetune_operator.api.rules import IMMUTABLE, IMMUTABLE_MESSAGE, MAX_PODS
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus
 from finetune_operator.api.status_words import describe
@@ -80,7 +81,9 @@ def _version() -> JsonObject:
 def _schema() -> JsonObject:
     spec, status = structural_schema(FineTuneJobSpec), structural_schema(JobStatus)
     describe(status)
+    _bound_below(status)
     spec["x-kubernetes-validations"] = _spec_rules()
+    spec["properties"]["placement"]["properties"]["tolerations"]["items"]["x-kubernetes-validations"] = _toleration_rules()
     status["x-kubernetes-validations"] = _status_rules()
     status["properties"]["conditions"].update({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})
     return {
@@ -105,52 +108,60 @@ def _schema() -> JsonObject:
 
 def _spec_rules() -> list[JsonObject]:
     rules = [
-        {
-            "rule": "self.resources.nodes.min <= self.resources.nodes.max",
-            "message": "spec.resources.nodes: min is greater than max; lower min or raise max",
-        },
-        {
-            "rule": f"self.resources.nodes.max + self.resources.spares <= {MAX_PODS}",
-            "message": f"spec.resources.spares: nodes.max and spares are more than {MAX_PODS} pods; lower one of them",
-        },
-        {
-            "rule": "!(has(self.dataset.evalUri) && self.dataset.evalFraction > 0.0)",
-            "message": "spec.dataset: evalUri and evalFraction exclude each other; keep one",
-        },
-        {
-            "rule": "self.output.uri != self.checkpoint.uri",
-            "message": "spec.output.uri is the same place as spec.checkpoint.uri; choose another",
-        },
-        {
-            "rule": "!(has(self.storage.secretName) && has(self.storage.serviceAccountName))",
-            "message": "spec.storage: secretName and serviceAccountName exclude each other; keep one",
-        },
+        _rule("self.resources.nodes.min <= self.resources.nodes.max", "resources.nodes", "min is greater than max; lower min or raise max"),
+        _rule(
+            f"self.resources.nodes.max + self.resources.spares <= {MAX_PODS}",
+            "resources.spares",
+            f"nodes.max and spares are more than {MAX_PODS} pods; lower one of them",
+        ),
+        _rule(
+            "!(has(self.dataset.evalUri) && self.dataset.evalFraction > 0.0)",
+            "dataset",
+            "evalUri and evalFraction exclude each other; keep one",
+        ),
+        _rule("self.output.uri != self.checkpoint.uri", "output.uri", "is the same place as spec.checkpoint.uri; choose another"),
+        _rule(
+            "!(has(self.storage.secretName) && has(self.storage.serviceAccountName))",
+            "storage",
+            "secretName and serviceAccountName exclude each other; keep one",
+        ),
+        _rule(
+            "size(self.tracking.reportTo) == 0 || has(self.tracking.secretName) || has(self.storage.secretName)",
+            "tracking.reportTo",
+            "wandb needs a key; name a Secret with WANDB_API_KEY in tracking.secretName",
+        ),
+        _rule(
+            "!self.adapter.targetModules.exists(name, name == 'all-linear') || size(self.adapter.targetModules) == 1",
+            "adapter.targetModules",
+            "all-linear is every linear layer; leave the other names out, or all-linear",
+        ),
     ]
-    rules.append(
-        {
-            "rule": "size(self.tracking.reportTo) == 0 || has(self.tracking.secretName) || has(self.storage.secretName)",
-            "message": "spec.tracking.reportTo: wandb needs a key; name a Secret with WANDB_API_KEY in tracking.secretName",
-        }
-    )
     places = (
-        ("model.uri", "hf|s3|pvc"),
-        ("dataset.uri", "hf|s3|pvc|configmap"),
-        ("dataset.evalUri", "hf|s3|pvc|configmap"),
-        ("checkpoint.uri", "s3|pvc"),
-        ("output.uri", "s3|pvc"),
+        ("model.uri", ("hf", "s3", "pvc")),
+        ("dataset.uri", ("hf", "s3", "pvc", "configmap")),
+        ("dataset.evalUri", ("hf", "s3", "pvc", "configmap")),
+        ("checkpoint.uri", ("s3", "pvc")),
+        ("output.uri", ("s3", "pvc")),
     )
     rules += [_place(path, schemes) for path, schemes in places]
     rules += [_immutable(name) for name in IMMUTABLE]
     return rules
 
 
-def _place(path: str, schemes: str) -> JsonObject:
-    wanted = schemes.replace("|", "://, ") + "://"
-    matches = f"self.{path}.matches('^({schemes})://.+')"
-    return {
-        "rule": f"!has(self.{path}) || {matches}" if path == "dataset.evalUri" else matches,
-        "message": f"spec.{path}: wanted {wanted}; file:// is for local runs (`finetune run`)",
-    }
+def _rule(rule: str, path: str, message: str) -> JsonObject:
+    """`path` below the node that holds the rule: the error is told there."""
+    return {"rule": rule, "message": message, "fieldPath": f".{path}"}
+
+
+_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_PLACE_FORMS = {"hf": "hf://[^/]+/+[^/]", "s3": "s3://[^/]+/+[^/]", "pvc": f"pvc://{_NAME}(/|$)", "configmap": f"configmap://{_NAME}/[^/]"}
+
+
+def _place(path: str, schemes: tuple[str, ...]) -> JsonObject:
+    wanted = ", ".join(f"{scheme}://" for scheme in schemes)
+    matches = f"self.{path}.matches('^({'|'.join(_PLACE_FORMS[scheme] for scheme in schemes)})')"
+    rule = f"!has(self.{path}) || {matches}" if path == "dataset.evalUri" else matches
+    return _rule(rule, path, f"wanted a whole place: {wanted}; file:// is for local runs (`finetune run`)")
 
 
 def _immutable(name: str) -> JsonObject:
@@ -158,7 +169,27 @@ def _immutable(name: str) -> JsonObject:
     optional = name in {key for key, field in FineTuneJobSpec.model_fields.items() if field.default is None}
     same = f"self.{name} == oldSelf.{name}"
     rule = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})" if optional else same
-    return {"rule": rule, "message": f"spec.{name}: {IMMUTABLE_MESSAGE}"}
+    return _rule(rule, name, IMMUTABLE_MESSAGE)
+
+
+def _toleration_rules() -> list[JsonObject]:
+    return [
+        _rule("has(self.key) || self.operator == 'Exists'", "operator", "has to be Exists when there is no key: it tolerates every taint"),
+        _rule("self.operator != 'Exists' || !has(self.value) || self.value == ''", "value", "has to be absent when operator is Exists"),
+        _rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "effect",
+            "has to be NoExecute when tolerationSeconds is set",
+        ),
+    ]
+
+
+def _bound_below(node: JsonObject) -> None:
+    """Whatever the status counts, it is not negative."""
+    if node.get("type") == "integer":
+        node.setdefault("minimum", 0)
+    for child in (*node.get("properties", {}).values(), *([node["items"]] if "items" in node else [])):
+        _bound_below(child)
 
 
 def _status_rules() -> list[JsonObject]:

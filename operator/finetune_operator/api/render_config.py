@@ -1,5 +1,7 @@
 """The resolved configuration of a job, as its members read it. Pure; no default is decided here."""
 
+from datetime import UTC, date, datetime
+
 from finetune_contract.config import (
     CONTRACT_VERSION,
     AdapterConfig,
@@ -22,7 +24,7 @@ def render_config(job: FineTuneJob) -> JobConfig:
     spec, metadata = job.spec, job.metadata
     return JobConfig(
         contract_version=CONTRACT_VERSION,
-        job=JobIdentity(name=metadata.name, namespace=metadata.namespace, uid=metadata.uid),
+        job=JobIdentity(name=metadata.name, namespace=metadata.namespace, uid=metadata.uid, created=_day_of(metadata.creation_timestamp)),
         model=ModelConfig(**spec.model.model_dump()),
         dataset=DatasetConfig(**spec.dataset.model_dump()),
         adapter=AdapterConfig(**spec.adapter.model_dump()),
@@ -37,3 +39,7 @@ def render_config(job: FineTuneJob) -> JobConfig:
         storage=StorageConfig(endpoint=spec.storage.endpoint, region=spec.storage.region),
         tracking=TrackingConfig(**spec.tracking.model_dump(exclude={"secret_name"})),
     )
+
+
+def _day_of(moment: datetime | None) -> date | None:
+    return None if moment is None else moment.astimezone(UTC).date()

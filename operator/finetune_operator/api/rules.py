@@ -5,20 +5,28 @@ What the API server can check itself stands in the schema as CEL too (crd.py); t
 
 import json
 from collections.abc import Callable, Iterator
-from functools import reduce
-from operator import getitem
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_contract.places import Place, Scheme, parse_place
-from finetune_operator.api.job import API_VERSION, KIND, FineTuneJob
+from finetune_operator.api.envelope import envelope_errors
+from finetune_operator.api.job import FineTuneJob, Metadata
+from finetune_operator.api.pod_rules import (
+    a_pod_can_ask_for_its_resources,
+    a_process_has_a_gpu,
+    idle_gpus,
+    pod_labels_are_labels,
+    tiny_memory,
+    tolerations_are_those_of_a_pod,
+)
 from finetune_operator.api.schema_errors import explain
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.spec_error import SpecError
+from finetune_operator.api.syntax import MEANING, SUBDOMAIN_PATTERN, is_subdomain
 
 JsonObject = dict[str, Any]
-MAX_NAME_CHARS = 45
 MAX_PODS = 256  # of one job
 # What a running job cannot follow; the CEL rules of the CRD are made from the same list.
 IMMUTABLE = (
@@ -42,19 +50,18 @@ _STORE_SCHEMES = {Scheme.S3, Scheme.PVC}
 Rule = Callable[[FineTuneJobSpec, bool], Iterator[SpecError]]
 
 
-def validate(job: JsonObject, old: JsonObject | None = None, *, is_local: bool = False) -> tuple[SpecError, ...]:
-    """All errors of one document, schema first; empty if it is good. `old`: the stored object that it would replace."""
-    envelope = tuple(_envelope_errors(job))
-    if envelope:
-        return envelope
-    try:
-        spec = FineTuneJobSpec.model_validate_json(json.dumps(job["spec"]), strict=True)
-    except ValidationError as error:
-        return tuple(explain(error, FineTuneJobSpec))
-    errors = [error for rule in RULES for error in rule(spec, is_local)]
-    if old is not None:
-        errors += immutable_fields_stay(spec, FineTuneJobSpec.model_validate(old.get("spec")))
-    return tuple(errors)
+def validate(job: Any, old: Any = None, *, is_local: bool = False) -> tuple[SpecError, ...]:
+    """All errors of one document (any JSON value), schema first; empty if it is good.
+
+    `old`: the stored object that it would replace. What was wrong there already is no reason to refuse a change: a job that an older
+    definition let in can still be suspended and deleted.
+    """
+    errors = _errors_of(job, is_local=is_local)
+    if not isinstance(old, dict):
+        return errors
+    known = set(_errors_of(old, is_local=is_local)) if errors else set()
+    changed = immutable_fields_stay(job["spec"], old.get("spec")) if isinstance(job, dict) and isinstance(job.get("spec"), dict) else ()
+    return (*(error for error in errors if error not in known), *changed)
 
 
 def check_spec(job: FineTuneJob, *, is_local: bool = False) -> tuple[SpecError, ...]:
@@ -64,25 +71,37 @@ def check_spec(job: FineTuneJob, *, is_local: bool = False) -> tuple[SpecError, 
 
 def warnings(job: FineTuneJob) -> tuple[str, ...]:
     """What is allowed but probably not meant."""
-    return tuple(_idle_ranks(job.spec))
+    return tuple(warning for found in (_idle_ranks, idle_gpus, tiny_memory) for warning in found(job.spec))
 
 
-def _envelope_errors(job: JsonObject) -> Iterator[SpecError]:
-    if not isinstance(job, dict):
-        yield SpecError("", f"wanted a {KIND} object, got {job!r}")
-        return
-    if job.get("apiVersion") != API_VERSION:
-        yield SpecError("apiVersion", f"got {job.get('apiVersion')!r}, wanted {API_VERSION!r}")
-    if job.get("kind") != KIND:
-        yield SpecError("kind", f"got {job.get('kind')!r}, wanted {KIND!r}")
-    name = job.get("metadata", {}).get("name") if isinstance(job.get("metadata"), dict) else None
-    if not isinstance(name, str) or not name:
-        yield SpecError("metadata.name", "is missing; give the job a name")
-    elif len(name) > MAX_NAME_CHARS:
-        why = f"has {len(name)} characters, at most {MAX_NAME_CHARS} are allowed (pod names are made from it); choose a shorter name"
-        yield SpecError("metadata.name", why)
-    if not isinstance(job.get("spec"), dict):
-        yield SpecError("spec", "is missing; see `finetune validate --help`")
+def parse_job(job: JsonObject) -> FineTuneJob:
+    """A document without errors."""
+    return FineTuneJob(metadata=Metadata.model_validate(without_nulls(job["metadata"])), spec=_parse_spec(job["spec"]))
+
+
+def without_nulls(value: Any) -> Any:
+    """An absent field: so the API server reads a null, except in a list."""
+    if isinstance(value, dict):
+        return {key: without_nulls(child) for key, child in value.items() if child is not None}
+    return [without_nulls(child) for child in value] if isinstance(value, list) else value
+
+
+def _errors_of(job: Any, *, is_local: bool) -> tuple[SpecError, ...]:
+    try:
+        envelope = tuple(envelope_errors(job))
+        if envelope:
+            return envelope
+        spec = _parse_spec(job["spec"])
+    except ValidationError as error:
+        return tuple(explain(error, FineTuneJobSpec))
+    except RecursionError:
+        return (SpecError("", "is nested too deeply; no job is"),)
+    return tuple(error for rule in RULES for error in rule(spec, is_local))
+
+
+def _parse_spec(spec: JsonObject) -> FineTuneJobSpec:
+    """camelCase only, as in the resource definition. Raises ValidationError."""
+    return FineTuneJobSpec.model_validate_json(json.dumps(without_nulls(spec)), strict=True, by_alias=True, by_name=False)
 
 
 def nodes_min_is_at_most_max(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
@@ -137,6 +156,11 @@ def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[Spe
         except ValueError as error:
             yield SpecError(path, str(error))
             continue
+        if place.scheme in _CLUSTER_SCHEMES and not is_subdomain(place.container):
+            yield SpecError(
+                path, f"got {uri!r}: {place.container!r} is no name of a claim or ConfigMap; wanted {MEANING[SUBDOMAIN_PATTERN]}"
+            )
+            continue
         yield from _scheme_errors(path, uri, place, allowed, is_local)
 
 
@@ -153,12 +177,50 @@ def _scheme_errors(path: str, uri: str, place: Place, allowed: set[Scheme], is_l
     yield SpecError(path, f"got {uri!r}, wanted {wanted}{reason}")
 
 
-def immutable_fields_stay(spec: FineTuneJobSpec, old: FineTuneJobSpec) -> Iterator[SpecError]:
-    new_fields, old_fields = spec.model_dump(by_alias=True), old.model_dump(by_alias=True)
+def a_chat_template_reads_messages(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
+    text = spec.training.chat_template
+    if text is None:
+        return
+    from finetune_operator.api.templates import template_fault
+
+    fault = template_fault(text)
+    if fault is not None:
+        yield SpecError("spec.training.chatTemplate", fault)
+
+
+def lists_name_each_entry_once(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
+    named = (
+        ("spec.adapter.targetModules", spec.adapter.target_modules),
+        ("spec.tracking.reportTo", spec.tracking.report_to),
+        ("spec.placement.imagePullSecrets", spec.placement.image_pull_secrets),
+    )
+    for path, entries in named:
+        twice = next((entry for index, entry in enumerate(entries) if entry in entries[:index]), None)
+        if twice is not None:
+            yield SpecError(path, f"{twice!r} is given twice; keep one")
+
+
+def all_linear_stands_alone(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
+    modules = spec.adapter.target_modules
+    if "all-linear" in modules and len(modules) > 1:
+        yield SpecError("spec.adapter.targetModules", "all-linear is every linear layer; leave the other names out, or all-linear")
+
+
+def immutable_fields_stay(new: JsonObject, old: Any) -> Iterator[SpecError]:
+    """Both as stored or as written: defaults are filled in where both can be read."""
+    sides: list[Any] = [new, old if isinstance(old, dict) else {}]
+    with suppress(ValidationError, RecursionError):
+        sides = [_parse_spec(side).model_dump(mode="json", by_alias=True) for side in sides]
     for path in IMMUTABLE:
-        names = path.split(".")
-        if reduce(getitem, names, new_fields) != reduce(getitem, names, old_fields):
+        new_value, old_value = (_value_at(side, path.split(".")) for side in sides)
+        if new_value != old_value:
             yield SpecError(f"spec.{path}", IMMUTABLE_MESSAGE)
+
+
+def _value_at(value: Any, names: list[str]) -> Any:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return without_nulls(value)
 
 
 RULES: tuple[Rule, ...] = (
@@ -169,6 +231,13 @@ RULES: tuple[Rule, ...] = (
     credentials_have_one_source,
     a_tracker_has_a_key,
     places_can_be_reached,
+    lists_name_each_entry_once,
+    all_linear_stands_alone,
+    pod_labels_are_labels,
+    tolerations_are_those_of_a_pod,
+    a_pod_can_ask_for_its_resources,
+    a_process_has_a_gpu,
+    a_chat_template_reads_messages,
 )
 
 

@@ -7,10 +7,14 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from finetune_operator.api.envelope import shown
+from finetune_operator.api.other_tools import counterpart_of
+from finetune_operator.api.quantities import QUANTITY_PATTERN
 from finetune_operator.api.spec_error import SpecError
+from finetune_operator.api.syntax import MEANING
 from finetune_operator.api.yaml_reader import render_path
 
-_JSON_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "a list", dict: "an object"}
+_OF_QUANTITY = {"constrained-str", "constrained-int", "str", "int"}  # what pydantic calls the two forms
 _WANTED = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -26,28 +30,24 @@ _WANTED = {
     "model_attributes_type": "an object",
 }
 
-# What people look for and is not there; spelt without underscores, in lower case.
-_QLORA = "QLoRA is not there: the base model is kept in bf16 or fp32 (training.precision); leave the field out"
-_NO_METHOD = "there is one method, supervised fine-tuning with LoRA; leave the field out"
-_ABSENT = {
-    **dict.fromkeys(("qlora", "quantization", "quantize", "quantized", "loadin4bit", "loadin8bit", "bits", "bnb4bitquanttype"), _QLORA),
-    **dict.fromkeys(("method", "dpo", "orpo", "kto", "grpo", "rlhf"), _NO_METHOD),
-    **dict.fromkeys(("dora", "usedora"), "DoRA is not there (vLLM does not serve it either); leave the field out"),
-    **dict.fromkeys(
-        ("queue", "queuename", "localqueue"), "Kueue queues are not there; jobs wait in a line of their own, by priority and age"
-    ),
-}
-
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[SpecError]:
     """One SpecError a field; alternatives of a union are told once."""
     seen: set[str] = set()
     for detail in error.errors():
-        path = render_path(("spec", *(part for part in detail["loc"] if part not in {"str", "int"})))
+        place = detail["loc"]
+        is_quantity = len(place) > 1 and place[-1] in _OF_QUANTITY and place[0] == "resources"
+        path = render_path(("spec", *(place[:-1] if is_quantity else place)))
         if path in seen:
             continue
         seen.add(path)
-        yield SpecError(path, _sentence(detail, model))
+        yield SpecError(path, _not_a_quantity(detail["input"]) if is_quantity else _sentence(detail, model))
+
+
+def _not_a_quantity(value: Any) -> str:
+    if isinstance(value, float):
+        return f"got {value}, wanted a string or an integer; write it in quotes, or as a whole number with a unit (1500m is 1.5)"
+    return f"got {shown(value)}, wanted {MEANING[QUANTITY_PATTERN]}"
 
 
 def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
@@ -57,11 +57,24 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return _unknown_field(str(detail["loc"][-1]), _model_at(model, detail["loc"][:-1]))
     if kind == "literal_error":
-        return f"got {value!r}, wanted one of {str(context['expected']).replace(' or ', ', ')}"
+        return f"got {_in_quotes(value)}, wanted one of {str(context['expected']).replace(' or ', ', ')}"
+    if kind == "string_pattern_mismatch":
+        return f"got {_in_quotes(value)}, wanted {MEANING.get(context['pattern'], context['pattern'])}"
     if kind in _WANTED:
-        hint = "; remove the quotes" if isinstance(value, str) and _is_number(value) and "string" not in kind else ""
-        return f"got {_shown(value)}, wanted {_WANTED[kind]}{hint}"
-    return f"got {_shown(value)}, wanted {_bound(detail)}"
+        return f"got {shown(value)}, wanted {_WANTED[kind]}{_hint(kind, value)}"
+    return f"got {shown(value)}, wanted {_bound(detail)}"
+
+
+def _hint(kind: str, value: Any) -> str:
+    if kind == "tuple_type" and isinstance(value, str):
+        return f"; write it as a list: [{value}]"
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "; put it in quotes"
+    return "; remove the quotes" if kind != "string_type" and isinstance(value, str) and _is_number(value) else ""
+
+
+def _in_quotes(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else shown(value)
 
 
 def _bound(detail: ErrorDetails) -> str:
@@ -78,8 +91,8 @@ def _bound(detail: ErrorDetails) -> str:
 
 
 def _unknown_field(name: str, owner: type[BaseModel] | None) -> str:
-    if absent := _ABSENT.get(name.replace("_", "").lower()):
-        return f"unknown field; {absent}"
+    if counterpart := counterpart_of(name):
+        return f"unknown field; {counterpart}"
     known = [field.alias or key for key, field in owner.model_fields.items()] if owner else []
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     advice = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
@@ -100,13 +113,6 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for inner in get_args(annotation) if (found := _model_of(inner)) is not None), None)
-
-
-def _shown(value: Any) -> str:
-    kind = _JSON_NAMES.get(type(value))
-    if isinstance(value, dict | list):
-        return str(kind)
-    return f"the string {value!r}" if isinstance(value, str) else repr(value)
 
 
 def _is_number(text: str) -> bool:

@@ -2,12 +2,25 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.syntax import (
+    AnnotationValue,
+    Identifier,
+    Image,
+    LabelValue,
+    ObjectName,
+    OneWord,
+    QuantityText,
+    Text,
+    Url,
+)
+
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
-Quantity = str | int
+Quantity = QuantityText | Annotated[int, Field(ge=0, le=2**63 - 1)]
 ShortName = Annotated[str, Field(min_length=1, max_length=253)]
+AS_SET: dict[str, JsonValue] = {"x-kubernetes-list-type": "set"}  # each entry once
 
 
 class SpecValue(BaseModel):
@@ -20,7 +33,7 @@ class ModelSpec(SpecValue):
     """The base model that the adapter is trained on."""
 
     uri: Uri = Field(description="Base model: hf://OWNER/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, or file:///PATH in local runs.")
-    revision: str | None = Field(default=None, max_length=256, description="Branch, tag or commit of a hub model; pinned to a commit.")
+    revision: OneWord | None = Field(default=None, max_length=256, description="Branch, tag or commit of a hub model; pinned to a commit.")
 
 
 class DatasetSpec(SpecValue):
@@ -34,6 +47,9 @@ class DatasetSpec(SpecValue):
     format: Literal["auto", "messages", "prompt-completion", "text"] = Field(
         default="auto", description="Form of the rows; auto reads it from the first row."
     )
+    columns: Literal["sharegpt", "alpaca"] | None = Field(
+        default=None, description="Columns of another tool that are turned into chat messages; excludes format."
+    )
 
 
 class AdapterSpec(SpecValue):
@@ -42,8 +58,12 @@ class AdapterSpec(SpecValue):
     rank: int = Field(default=16, ge=1, le=512, description="LoRA rank; vLLM serves up to 16 unless told otherwise.")
     alpha: float = Field(default=32, gt=0, le=4096, description="Scaling numerator; the update is scaled by alpha / rank.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    target_modules: tuple[ShortName, ...] = Field(
-        default=("all-linear",), min_length=1, max_length=64, description="Linear layers to adapt, by name, or all-linear."
+    target_modules: tuple[Identifier, ...] = Field(
+        default=("all-linear",),
+        min_length=1,
+        max_length=64,
+        json_schema_extra=AS_SET,
+        description="Linear layers to adapt, by name, or all-linear.",
     )
 
 
@@ -115,24 +135,27 @@ class OutputSpec(SpecValue):
 class StorageSpec(SpecValue):
     """How pods reach the object store and the hub. Credentials are referenced, never written here."""
 
-    endpoint: str | None = Field(default=None, max_length=512, description="URL of an S3-compatible store; absent = AWS.")
-    region: str | None = Field(default=None, max_length=64, description="Region of the store.")
-    secret_name: ShortName | None = Field(
+    endpoint: Url | None = Field(default=None, description="URL of an S3-compatible store; absent = AWS.")
+    region: Identifier | None = Field(default=None, max_length=64, description="Region of the store.")
+    secret_name: ObjectName | None = Field(
         default=None, description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, HF_TOKEN."
     )
-    service_account_name: ShortName | None = Field(default=None, description="ServiceAccount with workload identity, instead of a Secret.")
+    service_account_name: ObjectName | None = Field(default=None, description="ServiceAccount with workload identity, instead of a Secret.")
 
 
 class TrackingSpec(SpecValue):
     """Who is told about every step, beside the status. Training never waits for it."""
 
     report_to: tuple[Literal["wandb"], ...] = Field(
-        default=(), max_length=1, description="wandb: Weights & Biases; one run for the whole job, whatever restarts."
+        default=(),
+        max_length=1,
+        json_schema_extra=AS_SET,
+        description="wandb: Weights & Biases; one run for the whole job, whatever restarts.",
     )
-    project: str = Field(default="finetune", min_length=1, max_length=128, description="Project of the run.")
-    entity: str | None = Field(default=None, max_length=128, description="Team or user of the run; absent = the key's own.")
-    endpoint: str | None = Field(default=None, max_length=512, description="URL of a server of your own; absent = the public one.")
-    secret_name: ShortName | None = Field(default=None, description="Secret with WANDB_API_KEY; absent = the one of storage.")
+    project: Text = Field(default="finetune", min_length=1, max_length=128, description="Project of the run.")
+    entity: Text | None = Field(default=None, max_length=128, description="Team or user of the run; absent = the key's own.")
+    endpoint: Url | None = Field(default=None, description="URL of a server of your own; absent = the public one.")
+    secret_name: ObjectName | None = Field(default=None, description="Secret with WANDB_API_KEY; absent = the one of storage.")
 
 
 class TolerationSpec(SpecValue):
@@ -140,7 +163,7 @@ class TolerationSpec(SpecValue):
 
     key: ShortName | None = Field(default=None, description="Taint key; absent with operator Exists = every taint.")
     operator: Literal["Exists", "Equal"] = Field(default="Equal", description="How value is compared.")
-    value: str | None = Field(default=None, max_length=253, description="Taint value.")
+    value: LabelValue | None = Field(default=None, description="Taint value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(default=None, description="Absent = every effect.")
     toleration_seconds: int | None = Field(default=None, ge=0, le=2**31 - 1, description="How long a NoExecute taint is tolerated.")
 
@@ -149,13 +172,21 @@ class PlacementSpec(SpecValue):
     """Where pods may run and how long a gang may wait for room."""
 
     timeout_seconds: int = Field(default=300, ge=10, le=86400, description="A gang incomplete for so long gives everything back and waits.")
-    node_selector: dict[ShortName, str] = Field(default={}, max_length=64, description="Labels that a node must have.")
+    start_timeout_seconds: int = Field(
+        default=1800,
+        ge=60,
+        le=604800,
+        description="Pods that have a node and do not start for so long give everything back; three times end the job.",
+    )
+    node_selector: dict[ShortName, LabelValue] = Field(default={}, max_length=64, description="Labels that a node must have.")
     tolerations: tuple[TolerationSpec, ...] = Field(default=(), max_length=64, description="Taints that are tolerated.")
-    priority_class_name: ShortName | None = Field(default=None, description="PriorityClass of the pods.")
-    runtime_class_name: ShortName | None = Field(default=None, description="RuntimeClass of the pods.")
-    image_pull_secrets: tuple[ShortName, ...] = Field(default=(), max_length=16, description="Names of pull Secrets.")
-    labels: dict[ShortName, str] = Field(default={}, max_length=64, description="Labels for the pods.")
-    annotations: dict[ShortName, str] = Field(default={}, max_length=64, description="Annotations for the pods.")
+    priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
+    runtime_class_name: ObjectName | None = Field(default=None, description="RuntimeClass of the pods.")
+    image_pull_secrets: tuple[ObjectName, ...] = Field(
+        default=(), max_length=16, json_schema_extra=AS_SET, description="Names of pull Secrets."
+    )
+    labels: dict[ShortName, LabelValue] = Field(default={}, max_length=64, description="Labels for the pods.")
+    annotations: dict[ShortName, AnnotationValue] = Field(default={}, max_length=64, description="Annotations for the pods.")
 
 
 class RestartPolicySpec(SpecValue):
@@ -180,9 +211,15 @@ class FineTuneJobSpec(SpecValue):
     tracking: TrackingSpec = Field(default=TrackingSpec(), description="Who is told about every step.")
     placement: PlacementSpec = Field(default=PlacementSpec(), description="Where pods may run.")
     restart_policy: RestartPolicySpec = Field(default=RestartPolicySpec(), description="When to give up.")
-    image: str | None = Field(default=None, max_length=512, description="Trainer image; absent = the operator's default.")
+    image: Image | None = Field(default=None, description="Trainer image; absent = the operator's default.")
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000, description="Greater is placed first; ties go by age.")
     suspend: bool = Field(default=False, description="True saves, then frees the pods; false goes on. Omit it from Git.")
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="The job fails after so many seconds with pods; time queued or suspended does not count.",
+    )
     termination_grace_period_seconds: int = Field(default=60, ge=5, le=3600, description="Grace of a pod; a leaving pod saves within it.")
     ttl_seconds_after_finished: int | None = Field(
         default=None, ge=0, le=31_536_000, description="Pods of an ended job are deleted after so long; the job itself never is."

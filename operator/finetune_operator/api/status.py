@@ -4,7 +4,7 @@ Intent is a set: a serial enters `members` before its pod is created and leaves 
 """
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -44,10 +44,11 @@ class MemberEntry(StatusValue):
 
 
 class FormationEntry(StatusValue):
-    """The newest formation that was ordered. `serials` in node rank order. `is_over` once it was stopped or it failed."""
+    """The newest formation that was ordered. `serials` and `uids`, of their pods, in node rank order; `is_over`: stopped or failed."""
 
     number: int
     serials: tuple[int, ...] = Field(max_length=256)
+    uids: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=256)
     master_port: int
     resume: StateId | None = None
     resume_serial: int | None = None  # holds `resume` as a snapshot; None: it is a commit, or the store is looked up
@@ -57,6 +58,10 @@ class FormationEntry(StatusValue):
     furthest_step: int = 0  # of all formations before it; a crash before it was passed is one without progress
     is_over: bool = False
     over_at: datetime | None = None
+
+    def uid_of(self, serial: int) -> str | None:
+        """None for a serial that takes no part, and in a formation that was ordered before uids were kept."""
+        return dict(zip(self.serials, self.uids, strict=False)).get(serial)
 
 
 class PinnedInputs(InputDigests):
@@ -182,12 +187,13 @@ class Placement(StatusValue):
 
     placing_since: datetime | None = None
     backoff_until: datetime | None = None
+    gave_back_at: datetime | None = None
     attempts: int = 0
     why: str | None = Field(default=None, max_length=1024)
 
 
 class MemberFailures(StatusValue):
-    """Members that ended without ever saying hello, or spares lost since one was ready; decides the back-off of the next creation."""
+    """Failures in a row: members that ended without ever saying hello, spares lost since one was ready, placements that never started."""
 
     count: int = 0
     last_at: datetime | None = None
@@ -242,6 +248,7 @@ class JobStatus(StatusValue):
     placement: Placement = Placement()
     silent_members: MemberFailures = MemberFailures()
     lost_spares: MemberFailures = MemberFailures()
+    failed_starts: MemberFailures = MemberFailures()
     output: OutputEntry | None = None
     warnings: tuple[WarningEntry, ...] = Field(default=(), max_length=MAX_WARNINGS)
     start_time: datetime | None = None

@@ -61,7 +61,9 @@ def _collapse(node: JsonObject, path: str) -> JsonObject:
     options = [option for option in node["anyOf"] if option.get("type") != "null"]
     kinds = {option.get("type") for option in options}
     if kinds == {"string", "integer"}:
-        return {**rest, "x-kubernetes-int-or-string": True}
+        keys = ("pattern", "maxLength", "minimum")
+        bounds = {key: option[key] for option in options for key in keys if key in option}
+        return {**rest, **bounds, "x-kubernetes-int-or-string": True}
     if len(options) != 1:
         raise SchemaError(f"{path}: {len(options)} alternatives cannot be said in a structural schema")
     return {**options[0], **rest}

@@ -33,8 +33,9 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         member_uid=hello.member_uid,
         is_connected=True,
         changed_at=now,
-        last_heard_at=now,
         contract_version=hello.contract_version,
+        oldest_contract_version=hello.oldest_contract_version,
+        term=hello.term,
         address=hello.address,
         port=hello.port,
         probe_port=hello.probe_port,
@@ -73,7 +74,7 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
 
 def hear(session: Session, message: FromAgent, now: datetime) -> Session:
     """The session after one more message."""
-    return _hear(message, replace(session, last_heard_at=now), now)
+    return _hear(message, session, now)
 
 
 @singledispatch
@@ -97,6 +98,8 @@ def _(message: PhaseChanged, session: Session, now: datetime) -> Session:
         inputs=message.inputs or session.inputs,
         snapshot=newest_state(session.snapshot, message.snapshot),
         output=message.output or session.output,
+        rows_done=message.rows_done,
+        rows_total=message.rows_total,
         phase_at=session.phase_at if is_same_phase else now,
         resumed_step=message.resumed_step if is_next_formation or message.resumed_step is not None else session.resumed_step,
         first_step_seconds=message.first_step_seconds if is_next_formation else message.first_step_seconds or session.first_step_seconds,
@@ -133,6 +136,8 @@ def _(message: Leaving, session: Session, now: datetime) -> Session:
 
 @_hear.register
 def _(message: Probed, session: Session, now: datetime) -> Session:
+    if message.reachable == (message.peer_uid not in session.unreachable_peers):
+        return session
     peer = frozenset((message.peer_uid,))
     unreachable = session.unreachable_peers - peer if message.reachable else session.unreachable_peers | peer
     return replace(session, unreachable_peers=unreachable)
@@ -191,12 +196,12 @@ class SessionTable:
         self._sessions[uid] = greet(hello, self._sessions.get(uid), now)
         self._job_of[uid] = hello.job_uid
         self._members_of.setdefault(hello.job_uid, set()).add(uid)
-        for peer in self._members_of[hello.job_uid]:
-            session = self._sessions[peer]
-            if uid in session.unreachable_peers:
-                self._sessions[peer] = replace(session, unreachable_peers=session.unreachable_peers - {uid})
+        self._is_reached_again(uid, hello.job_uid)
 
     def hear(self, member_uid: str, message: FromAgent, now: datetime) -> None:
+        """Only a member of the same job can be meant by `probed`: a uid that nobody bears is not kept."""
+        if isinstance(message, Probed) and message.peer_uid not in self._members_of.get(self._job_of.get(member_uid, ""), ()):
+            return
         self._change(member_uid, lambda session: hear(session, message, now))
 
     def disconnect(self, member_uid: str, now: datetime) -> None:
@@ -206,8 +211,15 @@ class SessionTable:
         if self._sessions.pop(member_uid, None) is not None:
             job_uid = self._job_of.pop(member_uid)
             self._members_of[job_uid].discard(member_uid)
+            self._is_reached_again(member_uid, job_uid)
             if not self._members_of[job_uid]:
                 del self._members_of[job_uid]
+
+    def _is_reached_again(self, member_uid: str, job_uid: str) -> None:
+        for peer in self._members_of[job_uid]:
+            session = self._sessions[peer]
+            if member_uid in session.unreachable_peers:
+                self._sessions[peer] = replace(session, unreachable_peers=session.unreachable_peers - {member_uid})
 
     def _change(self, member_uid: str, change: Callable[[Session], Session]) -> None:
         session = self._sessions.get(member_uid)

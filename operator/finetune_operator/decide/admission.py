@@ -5,22 +5,22 @@ whole again within the placement timeout, because two such gangs could wait for 
 """
 
 from datetime import datetime, timedelta
+from hashlib import sha256
 
 from finetune_contract.config import CONTRACT_VERSION
 from finetune_operator.api.status import JobStatus, Pinned, Placement
 from finetune_operator.decide.answer import Answer, Phase, delete_pod, soonest
 from finetune_operator.decide.decision import Event
 from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.line import is_unschedulable, who_is_ahead
-from finetune_operator.decide.observed import LineEntry
+from finetune_operator.decide.line import do_others_wait, had_its_turn, is_unschedulable, seconds_of_backoff, who_is_ahead, who_is_called
+from finetune_operator.times import BACKOFF_JITTER, FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS
 
-FIRST_BACKOFF_SECONDS = 15
-MAX_BACKOFF_SECONDS = 600
+_WAITS = "it waits in the queue; gangs of higher priority, and older ones of the same, are placed first"
 
 
 def is_incomplete(gang: Gang) -> bool:
-    """Some place has no pod that a node has taken."""
-    return len(gang.members) < gang.num_wanted or not all(member.is_placed or member.is_ended for member in gang.members)
+    """Fewer than nodes.min places have a pod that a node has taken."""
+    return sum(member.is_placed or member.is_ended for member in gang.members) < gang.job.spec.resources.nodes.min
 
 
 def give_back_an_incomplete_gang(gang: Gang) -> Answer | None:
@@ -29,12 +29,14 @@ def give_back_an_incomplete_gang(gang: Gang) -> Answer | None:
     if placement.placing_since is None or not is_incomplete(gang) or gang.active is not None:
         return None
     if words is not None:
-        return _give_back(gang, reason="Refused", why=f"the cluster refused a member: {words}", backs_off=True)
-    if _is_out_of_time(gang) and not _can_go_on_smaller(gang):
-        return _give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
-    ahead = who_is_ahead(gang.observed, gang.job.key)
-    if ahead is not None:
-        return _give_back(gang, reason="WaitsForOthers", why=_behind(ahead), backs_off=False)
+        return give_back(gang, reason="Refused", why=f"the cluster refused a member: {words}", backs_off=True)
+    if _is_out_of_time(gang):
+        return give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
+    if who_is_ahead(gang.observed, gang.job.key) is not None:
+        return give_back(gang, reason="WaitsForOthers", why=_WAITS, backs_off=False)
+    if _holds_idle_room_that_others_want(gang):
+        why = f"others go first, for its turn is over and some of its {gang.num_wanted} members found no room: {why_no_room(gang)}"
+        return give_back(gang, reason="NoRoom", why=why, backs_off=True)
     return None
 
 
@@ -46,7 +48,7 @@ def give_back_a_gang_that_cannot_be_whole_again(gang: Gang) -> Answer | None:
     num_left = sum(not _is_stuck(gang, member, entry.over_at) for member in gang.members) + sum(spare.is_placed for spare in gang.spares)
     if num_left >= gang.job.spec.resources.nodes.min:
         return None
-    return _give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
+    return give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
 
 
 def wait_for_a_turn(gang: Gang) -> Answer | None:
@@ -54,20 +56,20 @@ def wait_for_a_turn(gang: Gang) -> Answer | None:
     placement = gang.status.placement
     if placement.placing_since is not None or gang.members:
         return None
-    if placement.backoff_until is not None and placement.backoff_until > gang.now:
-        seconds = (placement.backoff_until - gang.now).total_seconds()
+    seconds = seconds_of_backoff(placement.backoff_until, gang.now)
+    is_called = who_is_called(gang.observed.line, gang.observed.freed_at, gang.now) == gang.job.key
+    if seconds > 0 and not is_called:
         return _queued(gang, gang.status, reason="BackingOff", why=placement.why or "it backs off", look_again_seconds=seconds)
-    ahead = who_is_ahead(gang.observed, gang.job.key)
-    if ahead is None:
+    if who_is_ahead(gang.observed, gang.job.key) is None:
         return None
-    return _queued(gang, gang.status, reason="WaitsForOthers", why=_behind(ahead))
+    return _queued(gang, gang.status, reason="WaitsForOthers", why=_WAITS)
 
 
 def admit(gang: Gang) -> tuple[JobStatus, tuple[Event, ...]]:
     """The gang may be placed from now on; image and defaults are pinned for the job's life. Also: a whole gang is placed."""
     job, status = gang.job, gang.status
     if status.placement.placing_since is not None:
-        is_settled = not is_incomplete(gang) or gang.active is not None or (_is_out_of_time(gang) and _can_go_on_smaller(gang))
+        is_settled = not is_incomplete(gang) or gang.active is not None
         return (status.model_copy(update={"placement": Placement()}) if is_settled else status), ()
     if gang.members:
         return status, ()
@@ -75,7 +77,9 @@ def admit(gang: Gang) -> tuple[JobStatus, tuple[Event, ...]]:
     pinned = status.pinned or Pinned(image=image, contract_version=CONTRACT_VERSION, admitted_at=gang.now)
     placement = Placement(placing_since=gang.now, attempts=status.placement.attempts)
     update = {"pinned": pinned, "placement": placement, "start_time": status.start_time or gang.now}
-    event = Event(type="Normal", reason="Admitted", message=f"{gang.num_wanted} member{'s' if gang.num_wanted > 1 else ''} may be placed")
+    nodes = job.spec.resources.nodes
+    size = f"{nodes.max}" if nodes.min == nodes.max else f"{nodes.min} to {nodes.max}"
+    event = Event(type="Normal", reason="Admitted", message=f"{size} member{'s' if nodes.max > 1 else ''} may be placed")
     return status.model_copy(update=update), (event,)
 
 
@@ -99,9 +103,10 @@ def _is_out_of_time(gang: Gang) -> bool:
     return seconds_until_timeout(gang) == 0
 
 
-def _can_go_on_smaller(gang: Gang) -> bool:
-    """An elastic gang needs nodes.min; the others may come later."""
-    return sum(member.is_placed for member in gang.members) >= gang.job.spec.resources.nodes.min
+def _holds_idle_room_that_others_want(gang: Gang) -> bool:
+    """It keeps nodes from gangs that may fit, and none came to it for a whole turn."""
+    has_some = any(member.is_placed and not member.is_ended for member in gang.members)
+    return has_some and do_others_wait(gang.observed, gang.job.key) and had_its_turn(gang.job, gang.observed.pods, gang.now)
 
 
 def _is_stuck(gang: Gang, member: Member, over_at: datetime | None) -> bool:
@@ -117,12 +122,13 @@ def _no_room_in_time(gang: Gang) -> str:
     return f"no room for {gang.num_wanted} members within {gang.job.spec.placement.timeout_seconds} s: {why_no_room(gang)}"
 
 
-def _give_back(gang: Gang, *, reason: str, why: str, backs_off: bool) -> Answer:
+def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool, least_seconds: float = 0.0) -> Answer:
+    """Every member goes, and the job waits: for its turn, or, with `backs_off`, for a time that doubles with every failure."""
     before = gang.status.placement
     attempts = before.attempts + 1 if backs_off else before.attempts
-    seconds = min(FIRST_BACKOFF_SECONDS * 2 ** max(attempts - 1, 0), MAX_BACKOFF_SECONDS)
+    seconds = max(backoff_seconds(gang.job.metadata.uid, attempts), min(least_seconds, MAX_BACKOFF_SECONDS))
     until = gang.now + timedelta(seconds=seconds) if backs_off else None
-    placement = Placement(attempts=attempts, backoff_until=until, why=why[:1024])
+    placement = Placement(attempts=attempts, backoff_until=until, gave_back_at=gang.now if backs_off else None, why=why[:1024])
     status = gang.status.model_copy(update={"members": (), "placement": placement})
     event = Event(type="Warning", reason="GaveBack", message=f"the members are given back: {why}"[:1000])
     return _queued(gang, status, reason=reason, why=why, events=(event,), look_again_seconds=seconds if backs_off else None)
@@ -131,7 +137,7 @@ def _give_back(gang: Gang, *, reason: str, why: str, backs_off: bool) -> Answer:
 def _queued(
     gang: Gang, status: JobStatus, *, reason: str, why: str, events: tuple[Event, ...] = (), look_again_seconds: float | None = None
 ) -> Answer:
-    live = (pod for pod in gang.observed.pods if not pod.is_over and not pod.is_deleting)
+    live = (pod for pod in gang.observed.pods if pod.holds_room)
     return Answer(
         status=status,
         phase=Phase.QUEUED,
@@ -143,5 +149,8 @@ def _queued(
     )
 
 
-def _behind(ahead: LineEntry) -> str:
-    return f"waits behind {'/'.join(ahead.key)}, for which there is no room yet"
+def backoff_seconds(uid: str, attempts: int) -> float:
+    """Spread by the job's uid, so that gangs that gave back together do not come back together."""
+    seconds = min(FIRST_BACKOFF_SECONDS * 2 ** min(max(attempts - 1, 0), 30), MAX_BACKOFF_SECONDS)
+    share = int.from_bytes(sha256(f"{uid}:{attempts}".encode()).digest()[:4], "big") / 2**32
+    return round(seconds * (1 + BACKOFF_JITTER * (2 * share - 1)), 3)

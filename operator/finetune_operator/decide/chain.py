@@ -3,10 +3,12 @@
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.admission import give_back_a_gang_that_cannot_be_whole_again, give_back_an_incomplete_gang, wait_for_a_turn
 from finetune_operator.decide.answer import delete_pod
+from finetune_operator.decide.deadlines import fail_a_job_past_its_deadline, give_back_a_gang_that_never_starts
 from finetune_operator.decide.decision import Decision
 from finetune_operator.decide.endings import (
     complete_a_finished_job,
     end_an_unretryable_failure,
+    fail_a_job_whose_pod_is_invalid,
     fail_an_invalid_job,
     keep_an_ended_job_ended,
 )
@@ -20,8 +22,11 @@ JOB_CHAIN = (
     keep_an_ended_job_ended,
     complete_a_finished_job,
     fail_an_invalid_job,
+    fail_a_job_whose_pod_is_invalid,
     end_an_unretryable_failure,
     suspend_a_suspended_job,
+    fail_a_job_past_its_deadline,
+    give_back_a_gang_that_never_starts,
     give_back_an_incomplete_gang,
     give_back_a_gang_that_cannot_be_whole_again,
     wait_for_a_turn,

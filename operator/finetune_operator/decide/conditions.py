@@ -5,6 +5,7 @@ from typing import Literal
 from finetune_operator.api.status import Condition
 from finetune_operator.decide.answer import Answer, Phase
 from finetune_operator.decide.gang import Gang
+from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE
 
 RUNNING = frozenset({Phase.TRAINING, Phase.EVALUATING, Phase.EXPORTING})
 NOT_ADMITTED = frozenset({Phase.PENDING, Phase.QUEUED, Phase.SUSPENDING, Phase.SUSPENDED})
@@ -40,7 +41,7 @@ def _wanted(gang: Gang, answer: Answer) -> list[tuple[str, State, str, str]]:
     is_reconciling = phase is Phase.PENDING or (phase is Phase.PREPARING and not gang.observed.pods)
     wanted: list[tuple[str, State, str, str]] = [
         ("Reconciling", _state(is_reconciling), "Creating" if is_reconciling else "Created", message if is_reconciling else ""),
-        ("Stalled", _state(has_failed), reason if has_failed else "GoesOn", message if has_failed else ""),
+        ("Stalled", *_stalled(answer)),
         ("Admitted", *_admitted(gang, answer)),
         ("Running", _state(is_running), reason, message),
         ("Recovering", _state(is_recovering), reason if is_recovering else "NothingToRecover", message if is_recovering else ""),
@@ -55,6 +56,15 @@ def _wanted(gang: Gang, answer: Answer) -> list[tuple[str, State, str, str]]:
     return wanted
 
 
+def _stalled(answer: Answer) -> tuple[State, str, str]:
+    """It will not go on unless somebody changes something: it has failed, or its pods did not start the last time."""
+    if answer.phase is Phase.FAILED:
+        return "True", answer.reason, answer.message
+    if answer.status.failed_starts.count > 0 and answer.phase in {Phase.QUEUED, Phase.PREPARING}:
+        return "True", "NeverStarted", answer.message
+    return "False", "GoesOn", ""
+
+
 _SUSPENSION = frozenset({Phase.SUSPENDING, Phase.SUSPENDED})
 
 
@@ -64,7 +74,7 @@ def _admitted(gang: Gang, answer: Answer) -> tuple[State, str, str]:
         return (old.status, old.reason, old.message) if old is not None else ("False", answer.reason, answer.message)
     if answer.phase in NOT_ADMITTED:
         return "False", answer.reason, answer.message
-    if answer.phase is Phase.PREPARING and answer.reason == "Unschedulable":
+    if answer.phase is Phase.PREPARING and answer.reason in {"Unschedulable", CAPTURED_BY_KUEUE}:
         return "False", answer.reason, answer.message
     return "True", "Admitted", "its members may be placed"
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from finetune_contract.failures import FailureClass
-from finetune_contract.messages import Exit, Output
+from finetune_contract.messages import Exit
 from finetune_operator.api.status import OutputEntry
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.answer import Answer, Phase, Verdict, delete_pod
@@ -12,6 +12,7 @@ from finetune_operator.decide.decision import Event, SendOrder
 from finetune_operator.decide.formation import BETTER_EVIDENCE_SECONDS
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.output import published_output
 from finetune_operator.decide.remedy import remedy_for, remedy_outside
 from finetune_operator.decide.trouble import Trouble, is_silent_end, trouble_of, trouble_outside
 
@@ -45,7 +46,7 @@ def keep_an_ended_job_ended(gang: Gang) -> Answer | None:
 
 def complete_a_finished_job(gang: Gang) -> Answer | None:
     """An adapter that is complete in the store ends the job, whatever happens to its members now."""
-    published = _published(gang)
+    published = published_output(gang)
     if published is None:
         return None
     spec, pinned = gang.job.spec, gang.status.pinned
@@ -77,6 +78,14 @@ def fail_an_invalid_job(gang: Gang) -> Answer | None:
     if gang.status.pinned is not None or not gang.observed.spec_errors:
         return None
     return fail(gang, reason="InvalidSpec", message="; ".join(gang.observed.spec_errors))
+
+
+def fail_a_job_whose_pod_is_invalid(gang: Gang) -> Answer | None:
+    """What was made from it will never be a pod. While a formation trains, it is left to train: it may need no other pod."""
+    words = gang.observed.invalid_pod
+    if words is None or gang.active is not None:
+        return None
+    return fail(gang, reason="InvalidPod", message=f"the API server refuses the pod that is made from this job: {words}")
 
 
 def end_an_unretryable_failure(gang: Gang) -> Answer | None:
@@ -138,22 +147,15 @@ def _other_inputs(gang: Gang) -> Trouble | None:
     return Trouble(failure_class=FailureClass.USER_ERROR, message=message, member=other.name, weight=0)
 
 
-def _published(gang: Gang) -> Output | None:
-    """What some member published, or what the words of one say that ended by itself after its work was done."""
-    said = [member.session.output for member in gang.everyone if member.session is not None]
-    said += [member.pod.output for member in gang.everyone if member.pod is not None]
-    return next((output for output in said if output is not None), None)
-
-
 def _live(gang: Gang) -> tuple[Member, ...]:
-    return tuple(member for member in gang.everyone if member.pod is not None and not member.is_ended and not member.pod.is_deleting)
+    return tuple(member for member in gang.everyone if member.pod is not None and member.pod.holds_room)
 
 
 def _is_left_over(member: Member, age_seconds: float) -> bool:
     """It never said hello and never will be needed, or it had its time to exit."""
-    if member.is_ended:
+    if member.pod is None or not member.pod.holds_room:
         return False
-    return age_seconds >= EXIT_SECONDS or (member.session is None and member.pod is not None and member.pod.phase is PodPhase.PENDING)
+    return age_seconds >= EXIT_SECONDS or (member.session is None and member.pod.phase is PodPhase.PENDING)
 
 
 def fail(gang: Gang, *, reason: str, message: str) -> Answer:

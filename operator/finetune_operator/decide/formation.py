@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from finetune_contract.failures import DEVICE_ERROR, FailureClass
 from finetune_contract.state import newest_state
-from finetune_operator.api.status import FormationEntry, JobStatus, Pinned, PinnedInputs, Recovery
+from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs, Recovery
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.decision import Event
 from finetune_operator.decide.gang import PAST_FIRST_STEP, Gang, Member
@@ -162,13 +162,15 @@ def _start(gang: Gang, answer: FormationAnswer, crew: tuple[Member, ...]) -> For
     entry = FormationEntry(
         number=number,
         serials=tuple(member.serial for member in crew),
+        uids=tuple(member.uid or "" for member in crew),
         master_port=first.port,
         resume=resume.state,
         resume_serial=None if resume.holder is None else resume.holder.serial,
         ordered_at=gang.now,
         furthest_step=max(gang.furthest_step, 0 if before is None else before.furthest_step),
     )
-    status = status.model_copy(update={"formation": entry, "last_formation": number, "pinned": pinned})
+    update = {"formation": entry, "last_formation": number, "pinned": pinned, "failed_starts": MemberFailures()}
+    status = status.model_copy(update=update)
     where = "" if resume.state is None else f", from step {resume.state.step}"
     names = ", ".join(member.name for member in crew[:4]) + ("" if len(crew) <= 4 else f" and {len(crew) - 4} more")
     event = Event(type="Normal", reason="FormationStarted", message=f"formation {number} of {names}{where}")

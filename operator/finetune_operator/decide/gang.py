@@ -1,6 +1,6 @@
 """The gang of one job as one pass sees it: places, pods and sessions brought together. It judges nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -48,8 +48,9 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Its inputs are there and it can take the next start."""
-        return self.is_connected and not self.is_leaving and self.session is not None and self.session.inputs is not None
+        """Its inputs are there and it can take the next start; one that has published takes none."""
+        session = self.session
+        return self.is_connected and not self.is_leaving and session is not None and session.inputs is not None and session.output is None
 
     @property
     def is_placed(self) -> bool:
@@ -66,13 +67,16 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Gang:
-    """`members` are the listed places; `crew` is the newest formation in node rank order, also when it is over; `spares` have no place."""
+    """`members` are the listed places; `crew` is the newest formation in node rank order, also when it is over; `spares` have no place.
+
+    A pod is one of them by its noted uid alone. Every other pod of the job is a stray, whatever serial it wears: it may be told to exit.
+    """
 
     observed: Observed
     job: FineTuneJob
     members: tuple[Member, ...]
     crew: tuple[Member, ...]
-    strays: tuple[PodView, ...]  # ours, but not listed
+    strays: tuple[PodView, ...]  # not listed; of those that were, the ones in the crew take part until the next formation
     spares: tuple[Member, ...] = ()
 
     @property
@@ -98,11 +102,16 @@ class Gang:
         return frozenset(member.serial for member in self.members)
 
     @cached_property
+    def known(self) -> tuple[Member, ...]:
+        """Places, crew and spares, each serial once: those who have a say."""
+        by_serial = {member.serial: member for member in (*self.crew, *self.members, *self.spares)}
+        return tuple(member for _, member in sorted(by_serial.items()))
+
+    @cached_property
     def everyone(self) -> tuple[Member, ...]:
-        """Places, crew, spares and strays, each pod once."""
-        known = {member.serial: member for member in (*self.crew, *self.members, *self.spares)}
-        strays = {pod.serial: _stray(pod, self.observed.sessions) for pod in self.strays if pod.serial not in known}
-        return tuple(member for _, member in sorted((strays | known).items()))
+        """Those who have a say and the strays, each pod once: whoever may be told to stop, to exit, or is deleted."""
+        uids = {member.uid for member in self.known}
+        return (*self.known, *(_stray(pod, self.observed.sessions) for pod in self.strays if pod.uid not in uids))
 
     @cached_property
     def furthest_step(self) -> int:
@@ -127,38 +136,45 @@ class Gang:
 
 
 def look(observed: Observed, job: FineTuneJob) -> Gang:
-    """Bring together what was observed of one job."""
-    by_uid = {pod.uid: pod for pod in observed.pods}
-    by_serial = {pod.serial: pod for pod in observed.pods}
+    """Bring together what was observed of one job. Labels of a pod say nothing about whose place it has."""
+    pods = {pod.uid: pod for pod in observed.pods}
     members: list[Member] = []
     spares: list[Member] = []
     for entry in job.status.members:
-        pod = by_uid.get(entry.uid) if entry.uid is not None else by_serial.get(entry.serial)
-        uid = entry.uid if pod is None else pod.uid
-        (spares if entry.is_spare else members).append(_member(job, entry.serial, uid, pod, observed.sessions))
+        uid = entry.uid or observed.noted.get(entry.serial)
+        (spares if entry.is_spare else members).append(_member(job, entry.serial, uid, pods, observed.sessions))
     listed = {member.serial: member for member in (*members, *spares)}
     formation = job.status.formation
     crew = []
     for serial in formation.serials if formation is not None else ():
-        pod = by_serial.get(serial)
-        member = listed.get(serial) or _member(job, serial, None if pod is None else pod.uid, pod, observed.sessions)
+        assert formation is not None
+        member = listed.get(serial) or _member(job, serial, formation.uid_of(serial), pods, observed.sessions)
         crew.append(member if member.uid is not None else _vanished(member))
     listed_uids = {member.uid for member in listed.values()}
-    strays = tuple(pod for pod in observed.pods if pod.uid not in listed_uids)
+    awaited = {job.member_name(member.serial) for member in listed.values() if member.uid is None}
+    strays = tuple(pod for pod in observed.pods if pod.uid not in listed_uids and pod.name not in awaited)
     return Gang(observed=observed, job=job, members=tuple(members), crew=tuple(crew), strays=strays, spares=tuple(spares))
+
+
+def member_uids(status: JobStatus, noted: Mapping[int, str]) -> frozenset[str]:
+    """Uids of the pods that may speak for the job: those of its places and spares, and of its newest formation."""
+    listed = {entry.serial for entry in status.members}
+    uids = {entry.uid for entry in status.members} | {uid for serial, uid in noted.items() if serial in listed}
+    return frozenset(uid for uid in uids | set(status.formation.uids if status.formation is not None else ()) if uid is not None)
 
 
 def have_all_spoken(job: FineTuneJob, pods: tuple[PodView, ...], sessions: tuple[Session, ...]) -> bool:
     """Nobody is left whom a new leader would have to wait for: each running pod that has a part in the job has opened its channel."""
-    formation = job.status.formation
-    taking_part = {entry.serial for entry in job.status.members} | set(formation.serials if formation is not None else ())
+    taking_part = member_uids(job.status, {})
+    awaited = {job.member_name(entry.serial) for entry in job.status.members if entry.uid is None}
     connected = {session.member_uid for session in sessions if session.is_connected}
-    return all(pod.uid in connected for pod in pods if pod.serial in taking_part and pod.phase is PodPhase.RUNNING)
+    waited_for = (pod for pod in pods if pod.uid in taking_part or pod.name in awaited)
+    return all(pod.uid in connected for pod in waited_for if pod.phase is PodPhase.RUNNING)
 
 
-def _member(job: FineTuneJob, serial: int, uid: str | None, pod: PodView | None, sessions: Iterable[Session]) -> Member:
+def _member(job: FineTuneJob, serial: int, uid: str | None, pods: Mapping[str, PodView], sessions: Iterable[Session]) -> Member:
     session = next((session for session in sessions if session.member_uid == uid), None)
-    name = job.member_name(serial)
+    name, pod = job.member_name(serial), None if uid is None else pods.get(uid)
     return Member(serial=serial, name=name, uid=uid, pod=pod, session=session, is_gone=uid is not None and pod is None)
 
 

@@ -3,32 +3,32 @@
 A serial enters the status before its pod is created and leaves only when its pod was seen gone, ended, leaving or useless.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_contract.failures import FailureClass
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.answer import delete_pod, soonest
-from finetune_operator.decide.decision import DeleteMember, Event
+from finetune_operator.decide.decision import Event
+from finetune_operator.decide.extras import give_back_extras_without_room, num_asked_for, placed_serials
 from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.members_answer import MembersAnswer
 from finetune_operator.decide.remedy import count_outside
-from finetune_operator.decide.trouble import is_silent_end, is_unreachable, trouble_of_ended_pod, trouble_outside, unprepared
+from finetune_operator.decide.starting import never_started, why_not_started
+from finetune_operator.decide.trouble import (
+    FINISHED_BEFORE,
+    has_finished_before,
+    is_silent_end,
+    is_unreachable,
+    trouble_of_ended_pod,
+    trouble_outside,
+    unprepared,
+)
 
 KEPT_FAILED_PODS = 3
 MAX_SILENT_BACKOFF_SECONDS = 60
 MAX_REFUSED_BACKOFF_SECONDS = 60
-
-
-@dataclass(frozen=True, kw_only=True)
-class MembersAnswer:
-    """Intent and what follows from it for pods."""
-
-    status: JobStatus
-    create: tuple[int, ...] = ()
-    delete: tuple[DeleteMember, ...] = ()
-    events: tuple[Event, ...] = ()
-    look_again_seconds: float | None = None
 
 
 def keep_members(gang: Gang, status: JobStatus) -> MembersAnswer:
@@ -36,7 +36,7 @@ def keep_members(gang: Gang, status: JobStatus) -> MembersAnswer:
     answer = MembersAnswer(status=status.model_copy(update={"members": note_uids(gang), "silent_members": _silence_after(gang)}))
     answer = replace_lost_and_leaving_members(gang, answer)
     answer = release_surplus_members(gang, answer)
-    answer = fill_empty_places(gang, answer)
+    answer = give_back_extras_without_room(gang, fill_empty_places(gang, answer))
     answer = hold_creations_that_were_refused(gang, answer)
     return create_what_is_listed(gang, clear_what_is_not_listed(gang, answer))
 
@@ -60,10 +60,14 @@ def why_replaced(gang: Gang, member: Member) -> str | None:
         return "it has ended" if trouble is None else trouble.message.removeprefix(f"{member.name} was lost: ")
     if member.is_leaving:
         return "it was told to end"
+    if has_finished_before(gang, member):
+        return FINISHED_BEFORE
     if is_unreachable(gang, member):
         return "neither the operator nor any of its peers can reach it"
     if recoveries.has_a_bad_device(gang.status, member.name):
         return f"its device failed in {recoveries.DEVICE_ERRORS} formations in a row"
+    if gang.active is not None and never_started(gang, member):
+        return why_not_started(gang, member)
     failure = unprepared(member)
     return None if failure is None else f"it could not prepare: {failure.message}"
 
@@ -100,7 +104,7 @@ def release_surplus_members(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
 
 def fill_empty_places(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
     status = answer.status
-    missing = gang.num_wanted - len(status.places)
+    missing = num_asked_for(gang, placed_serials(gang), status.places) - len(status.places)
     if missing <= 0:
         return answer
     serials = range(status.last_serial + 1, status.last_serial + 1 + missing)
@@ -127,10 +131,10 @@ def clear_what_is_not_listed(gang: Gang, answer: MembersAnswer) -> MembersAnswer
     """Surplus pods go; a leaving member of the running formation stays until it is left; the last failed ones stay for their logs."""
     listed = {entry.serial for entry in answer.status.members}
     formation = answer.status.formation
-    crew = set(formation.serials) if formation is not None and not formation.is_over else set()
+    crew = set(formation.uids) if formation is not None and not formation.is_over else set()
     candidates = [*gang.strays, *(member.pod for member in gang.members if member.pod is not None and member.serial not in listed)]
-    live = [pod for pod in candidates if not pod.is_over and not pod.is_deleting and pod.serial not in crew]
-    failed = sorted((pod for pod in candidates if pod.is_over), key=lambda pod: pod.serial, reverse=True)
+    live = [pod for pod in candidates if pod.holds_room and pod.uid not in crew]
+    failed = sorted((pod for pod in candidates if pod.is_over and not pod.is_kept_by_others), key=lambda pod: pod.serial, reverse=True)
     doomed = (*live, *(pod for pod in failed[KEPT_FAILED_PODS:] if not pod.is_deleting))
     return replace(answer, delete=tuple(delete_pod(pod) for pod in doomed))
 
@@ -181,4 +185,6 @@ def back_off_after(failures: MemberFailures) -> datetime | None:
 
 
 def seconds_left(now: datetime, until: datetime | None) -> float:
-    return 0.0 if until is None else max((until - now).total_seconds(), 0.0)
+    """More than any back-off takes is left only when the clock was set back since: then nothing is."""
+    left = 0.0 if until is None else (until - now).total_seconds()
+    return left if 0 < left <= MAX_SILENT_BACKOFF_SECONDS else 0.0

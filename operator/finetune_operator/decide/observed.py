@@ -1,10 +1,12 @@
 """Everything one pass may know, as one frozen value. Nothing in here can wait, fail or change."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from finetune_contract.failures import FailureReport
+from finetune_contract.last_words import Finished
 from finetune_contract.messages import MemberPhase, Output, Progress, StorageState
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.job import FineTuneJob
@@ -30,19 +32,28 @@ class PodView:
     phase: PodPhase
     created_at: datetime
     node: str | None = None
+    placed_at: datetime | None = None  # when a node was found for it
     is_deleting: bool = False
     ends_at: datetime | None = None  # when a deleting pod is killed, by the clock of Kubernetes
     unschedulable: str | None = None  # the scheduler's words
+    is_captured_by_kueue: bool = False  # Kueue holds this single pod back, or counts it as a workload of its own
     waiting: str | None = None  # "ImagePullBackOff: ..." while a container cannot start
     disruption: str | None = None  # reason of the DisruptionTarget condition, or "Evicted", "NodeLost"
     exit_code: int | None = None
     is_oom_killed: bool = False
     last_words: FailureReport | None = None  # parsed termination message
-    output: Output | None = None  # termination message of a member that published the adapter and ended by itself
+    finished: Finished | None = None  # termination message of a member that published the adapter
+    is_kept_by_others: bool = False  # its agent has ended; another container keeps the pod and its room
 
     @property
     def is_over(self) -> bool:
+        """Its agent has ended, whatever other containers do."""
         return self.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}
+
+    @property
+    def holds_room(self) -> bool:
+        """It uses a node's resources until somebody deletes it."""
+        return not self.is_deleting and (not self.is_over or self.is_kept_by_others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +63,6 @@ class Session:
     member_uid: str
     is_connected: bool
     changed_at: datetime  # connection made or lost
-    last_heard_at: datetime
     contract_version: int
     address: str
     port: int
@@ -74,8 +84,12 @@ class Session:
     leaving_until: datetime | None
     warnings: tuple[tuple[str, str], ...] = ()  # (reason, message)
     unreachable_peers: frozenset[str] = field(default_factory=frozenset)  # uids that answered no probe
+    term: int = 0  # the newest that its agent had obeyed when it said hello
     probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
     storage: StorageState | None = None  # None: it did not try the store yet
+    oldest_contract_version: int = 1
+    rows_done: int | None = None  # while it makes tokens of the rows
+    rows_total: int | None = None  # of all, estimated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +104,9 @@ class LineEntry:
     has_unschedulable: bool
     has_started: bool = False  # a running gang that lost a member: it never gives back
     backoff_until: datetime | None = None  # it waits and lets others go first until then
+    gave_back_at: datetime | None = None  # when that wait began
+    attempts: int = 0
+    is_passed: bool = False  # it had its turn and found no room: others need not wait for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +118,13 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     sessions: tuple[Session, ...] = ()
     line: tuple[LineEntry, ...] = ()
+    num_placed_at_once: int = 256  # gangs that may be in placement together while no pod lacks room
+    freed_at: datetime | None = None  # when a member of any job gave room back last, as far as this operator saw it
     term: int = 1
     is_judging: bool = True  # False inside the reconnect window after the lease was taken
+    invalid_pod: str | None = None  # "422 Pod .. is invalid ..": what the API server will never take
     last_applied_error: str | None = None  # "403 exceeded quota ..." of the newest refused creation
     trainer_image: str = ""
+    noted: Mapping[int, str] = field(default_factory=dict)  # uid by serial: of pods that were created and are not in the status yet
     taken_serials: frozenset[int] = field(default_factory=frozenset)  # their names belong to somebody else
     spec_errors: tuple[str, ...] = ()  # what the schema cannot say, each with its field path

@@ -27,7 +27,7 @@ def orders_of_formation(gang: Gang, status: JobStatus, why: str) -> tuple[SendOr
 
 def crew_of(gang: Gang, entry: FormationEntry) -> tuple[Member, ...]:
     """Members of a formation in node rank order, as far as they still exist."""
-    known = {member.serial: member for member in gang.everyone}
+    known = {member.serial: member for member in gang.known}
     return tuple(known[serial] for serial in entry.serials if serial in known)
 
 

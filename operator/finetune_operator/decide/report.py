@@ -5,7 +5,8 @@ Progress alone is written at most every 15 s; anything else is written at once, 
 
 from datetime import datetime
 
-from finetune_contract.messages import Progress
+from finetune_contract.messages import Progress, Warned
+from finetune_contract.reasons import NEWS_REASONS
 from finetune_operator.api.job import LABEL_JOB_UID
 from finetune_operator.api.status import MAX_WARNINGS, CommitEntry, JobStatus, ProgressEntry, WarningEntry
 from finetune_operator.decide.answer import Answer, soonest
@@ -14,6 +15,8 @@ from finetune_operator.decide.conditions import ENDED, conditions
 from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.gang import Gang
 from finetune_operator.decide.goodput import advance
+from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE
+from finetune_operator.decide.output import refused_outputs
 from finetune_operator.decide.stragglers import straggler_of, straggler_warning
 
 PROGRESS_SECONDS = 15.0
@@ -24,8 +27,8 @@ def report(gang: Gang, answer: Answer) -> Decision:
     """Status, events and the next look of a pass."""
     old = gang.status
     new = _told(gang, answer)
-    warned = _warnings(gang, new)
-    told = tuple(Event(type="Warning", reason=entry.reason, message=entry.message) for entry in warned)
+    warned = _warnings(gang, new, _captured(answer))
+    told = tuple(_event(entry) for entry in warned)
     new = new.model_copy(update={"warnings": (*old.warnings, *warned)})
     wait = _seconds_until_due(gang, old, new)
     if wait is not None:
@@ -47,7 +50,7 @@ def _told(gang: Gang, answer: Answer) -> JobStatus:
     status, old = answer.status, gang.status
     is_over = answer.phase in ENDED
     progress = _progress(gang, old.progress)
-    ready = {member.serial for member in gang.everyone if member.is_ready}
+    ready = {member.serial for member in gang.known if member.is_ready}
     num_ready = old.ready_members if is_over else sum(entry.serial in ready for entry in status.places)
     reported = {
         "observed_generation": gang.job.metadata.generation,
@@ -124,13 +127,14 @@ def _without_numbers(status: JobStatus) -> JobStatus:
     )
 
 
-def _warnings(gang: Gang, new: JobStatus) -> tuple[WarningEntry, ...]:
+def _warnings(gang: Gang, new: JobStatus, captured: tuple[Warned, ...]) -> tuple[WarningEntry, ...]:
     """What members warned of, and who is slow, if it is not told yet.
 
     None is ever dropped, so that none is told again; the first few of a kind are enough.
     """
     known = list(gang.status.warnings)
     said = [pair for session in gang.observed.sessions for pair in session.warnings]
+    said += [(told.reason, told.message) for told in (*captured, *refused_outputs(gang))]
     if (slow := straggler_warning(gang, None if new.progress is None else new.progress.straggler)) is not None:
         said.append((slow.reason, slow.message))
     for reason, words in said:
@@ -139,6 +143,14 @@ def _warnings(gang: Gang, new: JobStatus) -> tuple[WarningEntry, ...]:
         if message not in same and len(same) < MAX_OF_A_KIND and len(known) < MAX_WARNINGS:
             known.append(WarningEntry(reason=reason[:128], message=message, at=gang.now))
     return tuple(known[len(gang.status.warnings) :])
+
+
+def _event(entry: WarningEntry) -> Event:
+    return Event(type="Normal" if entry.reason in NEWS_REASONS else "Warning", reason=entry.reason, message=entry.message)
+
+
+def _captured(answer: Answer) -> tuple[Warned, ...]:
+    return (Warned(reason="CapturedByKueue", message=answer.message),) if answer.reason == CAPTURED_BY_KUEUE else ()
 
 
 def _storage_changed(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:

@@ -6,6 +6,7 @@ from finetune_contract.failures import FailureClass
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.starting import never_started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,8 @@ def _seconds_to_wait_for(gang: Gang, member: Member) -> float | None:
     entry, pod = gang.status.formation, member.pod
     if pod is None and member.uid is None and gang.status.placement.why is not None:
         return 0.0  # its creation was refused
+    if never_started(gang, member):
+        return 0.0
     is_of_the_crew = entry is not None and member.serial in entry.serials
     since = [pod.created_at] if pod is not None and pod.unschedulable is not None else []
     if entry is not None and entry.over_at is not None and (not is_of_the_crew or member.is_ended):

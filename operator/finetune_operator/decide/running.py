@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION, speak_together
 from finetune_contract.messages import MemberPhase
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide import recoveries
@@ -9,6 +10,7 @@ from finetune_operator.decide.admission import admit, seconds_until_timeout, why
 from finetune_operator.decide.answer import Answer, Phase, sentence_of, soonest
 from finetune_operator.decide.formation import form
 from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE, how_to_keep_kueue_away
 from finetune_operator.decide.line import is_unschedulable
 from finetune_operator.decide.members import keep_members
 from finetune_operator.decide.observed import PodPhase
@@ -51,7 +53,10 @@ def run(gang: Gang) -> Answer:
 
 
 def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
-    """Phase, reason and message; the message names what is waited for and holds no number that moves by itself."""
+    """Phase, reason and message; the message names what is waited for.
+
+    No number in it moves by itself but that of rows in preparation, which agents tell every 15 s.
+    """
     entry = status.formation
     if entry is None or (entry.is_over and recoveries.of_formation(status, entry.number) is None):
         return (Phase.PREPARING, *_what_is_waited_for(gang, status))
@@ -63,13 +68,23 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
         pending = status.recoveries[-1] if status.recoveries else None
         if pending is not None and pending.total_seconds is None:
             return Phase.RECOVERING, "Starting", f"{pending.reason}; {nodes} starts"[:1024]
-        return Phase.STARTING, "Starting", f"{nodes} starts"
+        return Phase.STARTING, "Starting", f"{nodes} starts{_rows_made(gang)}"
     session = gang.crew[0].session if gang.crew and gang.active is not None and gang.active.number == entry.number else None
     phase = Phase.TRAINING if session is None else _PHASE_OF.get(session.phase, Phase.TRAINING)
     blocked = _what_blocks(gang, status)
     if blocked is not None:
         return phase, blocked[0], f"{nodes} trains; {blocked[1]}"
     return phase, phase.value, f"{nodes} trains"
+
+
+def _rows_made(gang: Gang) -> str:
+    """Of the member that has most before it: all wait for that one."""
+    told = [member.session for member in gang.crew if member.session is not None and member.session.rows_done is not None]
+    behind = min(told, key=lambda session: session.rows_done or 0, default=None)
+    if behind is None:
+        return ""
+    total = f" of about {behind.rows_total}" if behind.rows_total is not None else ""
+    return f": tokenising {behind.rows_done}{total} rows"
 
 
 def _what_is_waited_for(gang: Gang, status: JobStatus) -> tuple[str, str]:
@@ -89,11 +104,15 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
     pods = [member.pod for member in gang.members if member.pod is not None]
     if status.placement.why is not None:
         return "Refused", f"the cluster refused a member: {status.placement.why}"
+    if any(pod.is_captured_by_kueue for pod in pods):
+        return CAPTURED_BY_KUEUE, how_to_keep_kueue_away(gang.job.metadata.namespace)
     if any(is_unschedulable(pod) for pod in pods):
         return "Unschedulable", why_no_room(gang)
     stuck = next((pod for pod in pods if pod.waiting is not None and not pod.is_over), None)
     if stuck is not None:
         return "ContainerWaiting", f"{stuck.name}: {stuck.waiting}"
+    if (foreign := next((member for member in gang.members if _speaks_no_common_version(member)), None)) is not None:
+        return "VersionSkew", _skew_of(foreign)
     silent = tuple(member for member in gang.members if _is_silent(gang, member))
     if silent:
         advice = "check that its pods reach the Service finetune-channel on its port, and that no NetworkPolicy is in between"
@@ -101,6 +120,20 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
     if status.silent_members.count > 0:
         return "MembersEndSilently", f"{status.silent_members.count} members ended before they reached the operator; see their logs"
     return None
+
+
+def _speaks_no_common_version(member: Member) -> bool:
+    session = member.session
+    return session is not None and not speak_together(session.contract_version, session.oldest_contract_version)
+
+
+def _skew_of(member: Member) -> str:
+    """Nothing is failed for it: training goes on as far as both understand each other."""
+    session = member.session
+    assert session is not None
+    theirs = f"contract versions {session.oldest_contract_version} to {session.contract_version}"
+    ours = f"{OLDEST_CONTRACT_VERSION} to {CONTRACT_VERSION}"
+    return f"{member.name} speaks {theirs}, this operator {ours}; use a trainer image of the operator's release or of the one before"
 
 
 def _is_silent(gang: Gang, member: Member) -> bool:

@@ -9,9 +9,8 @@ from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
 from finetune_operator.decide.answer import delete_pod, soonest
 from finetune_operator.decide.decision import Event
 from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.line import is_unschedulable
+from finetune_operator.decide.line import do_others_lack_room, do_others_wait, is_unschedulable
 from finetune_operator.decide.members import (
-    MembersAnswer,
     back_off_after,
     count_a_loss,
     is_a_spare_refused,
@@ -19,6 +18,7 @@ from finetune_operator.decide.members import (
     seconds_left,
     why_replaced,
 )
+from finetune_operator.decide.members_answer import MembersAnswer
 
 
 def fill_places_from_spares(gang: Gang) -> tuple[Gang, tuple[Event, ...]]:
@@ -76,11 +76,12 @@ def drop_lost_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
 
 
 def give_back_spares_without_room(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
-    """Room that comes belongs to the places of this gang first, then to other gangs."""
+    """Room belongs to the places of this gang first, then to other gangs, then to spares, the running ones included."""
+    is_short = do_others_lack_room(gang.observed, gang.job.key)
     if _is_whole(gang, answer.status) and not _do_others_wait(gang):
         return answer
     listed = {entry.serial for entry in answer.status.members}
-    given = tuple(spare for spare in gang.spares if spare.serial in listed and _has_no_room(spare))
+    given = tuple(spare for spare in gang.spares if spare.serial in listed and (is_short or _has_no_room(spare)))
     if not given:
         return answer
     why = "another gang waits for room" if _do_others_wait(gang) else "its own gang waits for room"
@@ -173,9 +174,7 @@ def _is_about_to_step(gang: Gang, status: JobStatus) -> bool:
 
 
 def _do_others_wait(gang: Gang) -> bool:
-    """One that backs off lets others go first."""
-    line = (entry for entry in gang.observed.line if entry.key != gang.job.key)
-    return any(entry.backoff_until is None or entry.backoff_until <= gang.now for entry in line)
+    return do_others_wait(gang.observed, gang.job.key)
 
 
 def _has_no_room(spare: Member) -> bool:
@@ -185,7 +184,7 @@ def _has_no_room(spare: Member) -> bool:
 def _without(answer: MembersAnswer, spares: tuple[Member, ...]) -> MembersAnswer:
     serials = {spare.serial for spare in spares}
     kept = tuple(entry for entry in answer.status.members if entry.serial not in serials)
-    live = (spare.pod for spare in spares if spare.pod is not None and not spare.pod.is_over and not spare.pod.is_deleting)
+    live = (spare.pod for spare in spares if spare.pod is not None and spare.pod.holds_room)
     status = answer.status.model_copy(update={"members": kept})
     return replace(answer, status=status, delete=(*answer.delete, *(delete_pod(pod) for pod in live)))
 

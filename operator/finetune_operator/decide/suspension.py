@@ -30,7 +30,7 @@ def _saving_since(gang: Gang) -> datetime | None:
 
 
 def _working(gang: Gang) -> tuple[Member, ...]:
-    return tuple(member for member in gang.everyone if member.is_working)
+    return tuple(member for member in gang.known if member.is_working)
 
 
 def _unsaved_holder(gang: Gang) -> Member | None:
@@ -75,7 +75,7 @@ def _orders(gang: Gang, seconds_left: float) -> tuple[SendOrder, ...]:
 
 
 def _free(gang: Gang) -> Answer:
-    live = tuple(pod for pod in gang.observed.pods if not pod.is_over and not pod.is_deleting)
+    live = tuple(pod for pod in gang.observed.pods if pod.holds_room)
     is_freed = not live and not gang.members
     status = gang.status.model_copy(update={"members": (), "placement": Placement()})
     is_news = is_freed and not gang.status.is_true("Suspended")

@@ -14,6 +14,8 @@ STALL_SECONDS = 30.0  # a busy machine must not look like a hang; agents see a s
 UNANNOUNCED_SECONDS = 10.0  # what a member has that was told to end and whose pod nobody deleted: its node shuts down
 LEAVE_MARGIN_SECONDS = 3.0  # a formation is re-made so long before its leaving member ends
 
+FINISHED_BEFORE = "it had finished when the formation was ordered"
+
 _LOSS, _CAUSE, _STALL, _VICTIM = range(4)  # the smaller explains more
 
 
@@ -57,6 +59,8 @@ def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
     found = []
     if session is not None and session.failure is not None and _failed_in(session, formation):
         found.append(_reported(_culprit(gang, member, session.failure), session.failure))
+    if gang.active is not None and has_finished_before(gang, member):
+        found.append(_disrupted(member, FINISHED_BEFORE))
     if gang.active is not None and _is_out_of_time(gang, member):
         found.append(told_to_end(member))
     if gang.active is not None and is_unreachable(gang, member):
@@ -64,6 +68,14 @@ def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
     if gang.active is not None and _is_stalled(gang, member, formation):
         found.append(_stalled(gang, member))
     return found
+
+
+def has_finished_before(gang: Gang, member: Member) -> bool:
+    """It published in an older formation just when the newest was ordered, and takes no more part; whoever comes next finds its adapter."""
+    entry, session = gang.status.formation, member.session
+    if entry is None or session is None or session.output is None or session.phase is not MemberPhase.FINISHED:
+        return False
+    return 0 < session.formation < entry.number
 
 
 def _failed_in(session: Session, formation: int) -> bool:
@@ -148,7 +160,7 @@ def leaves_by(gang: Gang, member: Member) -> datetime | None:
 
 
 def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:
-    """A connected node rank 0 that trains and reports no step."""
+    """A connected node rank 0 that trains and reports no step. What went before the phase, such as an evaluation, is no stall."""
     session, progress = member.session, None if member.session is None else member.session.progress
     if session is None or progress is None or not session.is_connected or member is not gang.crew[0]:
         return False
@@ -157,7 +169,7 @@ def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:
     if progress.step >= progress.total_steps:
         return False
     limit = max(STALL_STEPS * progress.step_seconds, STALL_SECONDS)
-    return gang.now - session.progressed_at >= timedelta(seconds=limit)
+    return gang.now - max(session.progressed_at, session.phase_at) >= timedelta(seconds=limit)
 
 
 def _culprit(gang: Gang, member: Member, report: FailureReport) -> Member:
@@ -192,6 +204,7 @@ def _stalled(gang: Gang, member: Member) -> Trouble:
     assert session is not None
     assert session.progressed_at is not None
     assert session.progress is not None
-    seconds, usual = (gang.now - session.progressed_at).total_seconds(), session.progress.step_seconds
+    since = max(session.progressed_at, session.phase_at)
+    seconds, usual = (gang.now - since).total_seconds(), session.progress.step_seconds
     message = f"no step was finished for {seconds:.0f} s after step {session.progress.step} (a step takes {usual:.1f} s)"
     return Trouble(failure_class=FailureClass.HANG, message=message, member=member.name, weight=_STALL)

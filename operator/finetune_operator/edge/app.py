@@ -10,7 +10,6 @@ import random
 import signal
 import tempfile
 import time
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.decide.observed import PodView
 from finetune_operator.edge.authenticate import PodAuthenticator
 from finetune_operator.edge.caretaker import Certificates, Sweeper, until_done
+from finetune_operator.edge.clock import SteadyClock, WallClock
 from finetune_operator.edge.feed import JobFeed
 from finetune_operator.edge.http import HttpServer
 from finetune_operator.edge.leading import Leader
@@ -33,7 +33,7 @@ from finetune_operator.kube.client import ApiClient
 from finetune_operator.kube.configmaps import JobConfigMaps
 from finetune_operator.kube.credentials import Credentials, read_kubeconfig, read_service_account
 from finetune_operator.kube.events import EventRecorder
-from finetune_operator.kube.informer import Informer, Source
+from finetune_operator.kube.informer import Informer, Listeners, Source
 from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.lease import Elector, Leadership
 from finetune_operator.kube.members import ClusterMembers
@@ -47,13 +47,6 @@ from finetune_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 
-class WallClock:
-    """The port `Clock`."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-
 def read_credentials(settings: Settings) -> Credentials:
     """Raises CredentialsError."""
     if settings.kubeconfig is not None:
@@ -65,7 +58,7 @@ class Operator:
     """All parts of one replica. `run` returns after `stopping` is set and the lease is given back."""
 
     def __init__(self, settings: Settings, credentials: Credentials, folder: Path) -> None:
-        self._settings, self._random, clock = settings, random.Random(), WallClock()
+        self._settings, self._random, clock = settings, random.Random(), SteadyClock()
         self._client = ApiClient(credentials)
         self._lease_client = ApiClient(credentials)  # renewals never queue behind other writes
         self._pods: ObjectCache[PodView] = ObjectCache()
@@ -78,12 +71,12 @@ class Operator:
             namespaces=settings.watch_namespaces,
             on_change=self._look_at,
             on_written=self._metrics.record_change,
+            strangers=self._metrics,
         )
-        authenticate = PodAuthenticator(self._client, TokenVerifier(self._client), self._pods)
-        self._coordinator = Coordinator(clock=clock, authenticate=authenticate, on_change=self._look_at_uid)
+        self._coordinator = self._make_coordinator(clock)
         names = service_names(settings.channel_service, settings.namespace) + service_names(settings.webhook_service, settings.namespace)
         self._serving = ServingCertificate(folder, names)
-        self._certificates = Certificates(settings, self._client, self._serving, clock)
+        self._certificates = Certificates(settings, self._client, self._serving, WallClock())
         self._config_maps = JobConfigMaps(
             self._client, url=settings.member_channel_url, ca_bundle=lambda: self._certificates.bundle, render=render_config
         )
@@ -100,6 +93,7 @@ class Operator:
             name=settings.lease_name,
             identity=settings.pod_name,
             on_change=self._leader.become,
+            on_renewed=self._confirm,
             random_source=self._random,
         )
         self._reconciler = Reconciler(
@@ -115,9 +109,19 @@ class Operator:
         self._metrics.show_queue_depth(lambda: self._reconciler.queue.num_waiting)
         self._metrics.show_sessions(lambda: self._coordinator.num_connected)
         self._metrics.show_leadership(self._is_leading)
+        self._metrics.show_unreadable_jobs(lambda: self._jobs.num_unreadable)
         self._registry.register(JobCollector(jobs=self._jobs, agents=self._coordinator, clock=clock, is_leading=self._is_leading))
         self._http = HttpServer(self._registry, is_alive=lambda: not self._is_started or self._feed.is_alive, missing=self._missing)
         self._is_filled = self._is_started = False
+
+    def _make_coordinator(self, clock: SteadyClock) -> Coordinator:
+        return Coordinator(
+            clock=clock,
+            authenticate=self._authenticator(),
+            on_change=self._look_at_uid,
+            on_refused=self._metrics.record_refused,
+            store_key=lambda: self._certificates.private_key,
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Raises what no part expected, after the lease is given back."""
@@ -158,15 +162,25 @@ class Operator:
         self._reconciler.lead(term)
         await self._reconciler.run_workers(asyncio.Event())
 
+    def _authenticator(self) -> PodAuthenticator:
+        return PodAuthenticator(self._client, TokenVerifier(self._client), self._pods, is_member=self._is_member, strangers=self._metrics)
+
+    def _is_member(self, key: Key, job_uid: str, pod_uid: str) -> bool:
+        return self._reconciler.is_member(key, job_uid, pod_uid)
+
+    def _confirm(self, seconds: float) -> None:
+        self._reconciler.confirm(seconds)
+
     def _informer(self, namespace: str | None) -> Informer[PodView]:
         return Informer(
             self._client,
             Source(prefix="/api/v1", resource="pods", namespace=namespace, label_selector=LABEL_JOB_UID),
             self._pods,
             parse=parse_pod_entry,
-            on_change=lambda entry: self._look_at(entry.owner_key),
-            on_gone=self._lose_member,
-            on_list=self._sweeper.ask,
+            listeners=Listeners(
+                on_change=lambda entry: self._look_at(entry.owner_key), on_gone=self._lose_member, on_gap=self._sweeper.ask
+            ),
+            strangers=self._metrics,
             random_source=self._random,
         )
 
@@ -190,7 +204,7 @@ class Operator:
     async def _refresh_channels(self) -> None:
         if self._is_leading():
             jobs = (self._jobs.get(key) for key in self._jobs.keys())  # noqa: SIM118
-            await self._config_maps.refresh_known(tuple(job for job in jobs if job is not None))
+            await self._config_maps.ensure_known(tuple(job for job in jobs if job is not None))
 
     async def _wait_synced(self) -> None:
         for informer in self._informers:

@@ -25,7 +25,7 @@ async def until_done(what: str, action: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await action()
-        except (ApiError, Unreachable) as error:
+        except (ApiError, Unreachable, OSError) as error:
             log.warning("%s: %s; trying again", what, error)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
@@ -45,12 +45,23 @@ class Certificates:
         assert self._authority is not None, "the authority is read before the first member is made"
         return self._authority.bundle
 
+    @property
+    def private_key(self) -> bytes:
+        """Known to every leader and to nobody else; it makes the secrets of formations."""
+        assert self._authority is not None, "the authority is read before the channel is opened"
+        return self._authority.current.key.encode()
+
     async def refresh(self) -> None:
-        """Read, make or rotate the authority; renew the certificate; publish the bundle. Raises ApiError and Unreachable."""
+        """Read, make or rotate the authority and renew the certificate. Raises ApiError, Unreachable, and OSError before there is any."""
         now = self._clock.now()
         self._authority = await ensure_authority(self._client, self._settings.namespace, self._settings.ca_secret_name, now)
-        if self._serving.renew(self._authority, now):
-            log.info("serving certificate renewed")
+        try:
+            if self._serving.renew(self._authority, now):
+                log.info("serving certificate renewed")
+        except OSError as error:
+            if not self._serving.is_made:
+                raise
+            log.error("the serving certificate was not renewed, the one before is served on: %s", error)
 
     async def publish(self) -> None:
         """Tell the API server whom to trust for the webhook. Without the right, or without a webhook, jobs work all the same."""

@@ -22,6 +22,7 @@ from finetune_operator.settings import Settings
 log = logging.getLogger(__name__)
 _PUBLISH_AGAIN_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
+_MAX_RETRY_SECONDS = 60.0
 
 
 class Leader:
@@ -44,6 +45,7 @@ class Leader:
         self._term = 0
         self._is_open = False
         self._published_at = float("-inf")
+        self._retry_seconds = _RETRY_SECONDS
         self._passes: asyncio.Task[None] | None = None
 
     def become(self, leadership: Leadership, term: int) -> None:
@@ -105,12 +107,13 @@ class Leader:
             is_due = loop.time() - self._published_at > _PUBLISH_AGAIN_SECONDS
             if is_due and self._is_open and self._wanted is Leadership.LEADING:
                 await self._publish(self._settings.pod_ip)
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(self._retry_seconds)
 
     async def _publish(self, pod_ip: str | None) -> None:
         settings = self._settings
         try:
             await publish_leader(self._client, settings.namespace, settings.channel_service, pod_ip, settings.channel_port)
-            self._published_at = asyncio.get_running_loop().time()
+            self._published_at, self._retry_seconds = asyncio.get_running_loop().time(), _RETRY_SECONDS
         except (ApiError, Unreachable) as error:
+            self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
             log.warning("the channel's Service could not be pointed here: %s", error)

@@ -1,16 +1,39 @@
 """The validating webhook's answer: the rules of the resource in one message. It adds no rule of its own."""
 
+import threading
 from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_operator.api import rules
 from finetune_operator.api.job import FineTuneJob
 
-JsonObject = dict[str, Any]
+MAX_ERRORS = 20  # of one answer
+TRIAL_SECONDS = 2.5  # the API server waits for 5
+_one_trial = threading.Lock()  # whoever sends many templates does not take the machine from the others
 
 
-def review(body: JsonObject, old: JsonObject | None) -> tuple[str | None, tuple[str, ...]]:
-    """(refusal or None, warnings) for a FineTuneJob that is created (`old` None) or changed."""
+def review(body: Any, old: Any) -> tuple[str | None, tuple[str, ...]]:
+    """(refusal or None, warnings) for any JSON value that is created (`old` None) or changed. Cannot fail; takes some seconds at most."""
     errors = rules.validate(body, old)
     if errors:
-        return "; ".join(str(error) for error in errors), ()
-    return None, tuple(rules.warnings(FineTuneJob.model_validate(body)))
+        return "; ".join(str(error) for error in errors[:MAX_ERRORS]), ()
+    try:
+        job = rules.parse_job(body)
+    except (ValidationError, LookupError, TypeError, RecursionError):
+        return None, ()  # it was stored like this before: nothing to warn of
+    fault = _template_fault(job) if old is None else None
+    return (f"spec.training.chatTemplate: {fault}", ()) if fault is not None else (None, rules.warnings(job))
+
+
+def _template_fault(job: FineTuneJob) -> str | None:
+    """None too while another template is tried for longer than this answer may wait: the members try it again."""
+    text = job.spec.training.chat_template
+    if text is None or not _one_trial.acquire(timeout=1.0):
+        return None
+    from finetune_operator.api.template_trial import try_template
+
+    try:
+        return try_template(text, wall_seconds=TRIAL_SECONDS)
+    finally:
+        _one_trial.release()

@@ -19,17 +19,32 @@ class ServingCertificate:
         self._signed_by: str | None = None
 
     def renew(self, authority: Authority, now: datetime) -> bool:
-        """True when there is a new certificate: none yet, another authority signs, or the old one ends soon."""
+        """True when there is a new certificate: none yet, another authority signs, or the old one ends soon.
+
+        Raises OSError when the files cannot be written: the certificate before stays whole and is served on.
+        """
         if self._pair is not None and self._signed_by == authority.current.certificate and not is_renewal_due(self._pair, now):
             return False
-        self._pair, self._signed_by = make_serving(authority.current, self._dns_names, now), authority.current.certificate
-        self.certificate_file.write_text(self._pair.certificate)
-        _write_secret(self.key_file, self._pair.key)
-        self.ssl_context.load_cert_chain(self.certificate_file, self.key_file)
+        pair = make_serving(authority.current, self._dns_names, now)
+        new = [_write_secret(path.with_name(f"{path.name}.new"), text) for path, text in self._files(pair)]
+        certificate, key = new
+        self.ssl_context.load_cert_chain(certificate, key)
+        for path, (old, _) in zip(new, self._files(pair), strict=True):
+            os.replace(path, old)
+        self._pair, self._signed_by = pair, authority.current.certificate
         return True
 
+    @property
+    def is_made(self) -> bool:
+        """There is one to serve with, though perhaps not the newest."""
+        return self._pair is not None
 
-def _write_secret(path: Path, text: str) -> None:
+    def _files(self, pair: KeyPair) -> tuple[tuple[Path, str], tuple[Path, str]]:
+        return (self.certificate_file, pair.certificate), (self.key_file, pair.key)
+
+
+def _write_secret(path: Path, text: str) -> Path:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+    return path

@@ -32,7 +32,7 @@ class ObjectCache(Generic[T]):
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry[T]] = {}
-        self._by_owner: dict[str, dict[str, Entry[T]]] = {}
+        self._by_owner: dict[tuple[str, str], dict[str, Entry[T]]] = {}  # by namespace and owner uid: no owner has children elsewhere
         self._deleted: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -41,16 +41,18 @@ class ObjectCache(Generic[T]):
     def get(self, uid: str) -> Entry[T] | None:
         return self._entries.get(uid)
 
-    def of_owner(self, owner_uid: str) -> tuple[T, ...]:
-        return tuple(entry.value for entry in self._by_owner.get(owner_uid, {}).values())
+    def of_owner(self, namespace: str, owner_uid: str) -> tuple[T, ...]:
+        return tuple(entry.value for entry in self._by_owner.get((namespace, owner_uid), {}).values())
 
     def apply(self, entry: Entry[T]) -> bool:
         """Remember the object; False when it is deleted already or we know a version as new."""
         before = self._entries.get(entry.uid)
         if entry.uid in self._deleted or (before is not None and not is_newer(entry.resource_version, before.resource_version)):
             return False
+        if before is not None:
+            self.discard(entry.uid)  # it may have another owner now
         self._entries[entry.uid] = entry
-        self._by_owner.setdefault(entry.owner_uid, {})[entry.uid] = entry
+        self._by_owner.setdefault((entry.namespace, entry.owner_uid), {})[entry.uid] = entry
         return True
 
     def remove(self, uid: str) -> Entry[T] | None:
@@ -58,12 +60,16 @@ class ObjectCache(Generic[T]):
         self._deleted[uid] = None
         if len(self._deleted) > _MAX_TOMBSTONES:
             self._deleted.popitem(last=False)
+        return self.discard(uid)
+
+    def discard(self, uid: str) -> Entry[T] | None:
+        """Forget the object until it is seen again: it is not ours for now."""
         entry = self._entries.pop(uid, None)
         if entry is not None:
-            siblings = self._by_owner[entry.owner_uid]
-            siblings.pop(uid)
-            if not siblings:
-                del self._by_owner[entry.owner_uid]
+            owner = (entry.namespace, entry.owner_uid)
+            self._by_owner[owner].pop(uid)
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
         return entry
 
     def replace(self, namespace: str | None, listed: Iterable[Entry[T]], version: str) -> tuple[list[Entry[T]], list[Entry[T]]]:

@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from finetune_operator.kube.client import ApiClient, ApiError, JsonObject
+from finetune_operator.kube.shape import entries, section, text
 
 CA_DAYS = 3650
 SERVING_DAYS = 365
 _PREPARE_DAYS = 365  # before the end, the next authority is made
 _PROMOTE_DAYS = 335  # before the end, the next authority starts to sign
 _RENEW_SERVING_DAYS = 120
+_MAX_TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +111,43 @@ def service_names(service: str, namespace: str) -> tuple[str, ...]:
     return (f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}", service)
 
 
-def parse_authority(secret: JsonObject) -> Authority | None:
-    """None for a Secret that holds no authority of ours yet."""
-    data = {key: base64.b64decode(value).decode() for key, value in (secret.get("data") or {}).items()}
-    if "ca.crt" not in data or "ca.key" not in data:
+def parse_authority(secret: object) -> Authority | None:
+    """None for a Secret that holds no authority that can sign: a new one takes its place. Raises nothing."""
+    data = section(secret, "data")
+    current = _pair_of(data, "ca")
+    return None if current is None else Authority(current=current, following=_pair_of(data, "next"), retired=_trusted(data, "retired.crt"))
+
+
+def _pair_of(data: JsonObject, name: str) -> KeyPair | None:
+    """None unless both are there, can be read and belong together."""
+    certificate, key = _trusted(data, f"{name}.crt"), _decoded(data, f"{name}.key")
+    try:
+        signer = serialization.load_pem_private_key(key.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
-    following = KeyPair(certificate=data["next.crt"], key=data["next.key"]) if "next.crt" in data and "next.key" in data else None
-    return Authority(current=KeyPair(certificate=data["ca.crt"], key=data["ca.key"]), following=following, retired=data.get("retired.crt"))
+    if certificate is None or not isinstance(signer, ec.EllipticCurvePrivateKey):
+        return None
+    return KeyPair(certificate=certificate, key=key) if _public(certificate) == signer.public_key() else None
+
+
+def _trusted(data: JsonObject, key: str) -> str | None:
+    """The PEM text of a certificate that everybody can load."""
+    certificate = _decoded(data, key)
+    return certificate if certificate and _public(certificate) is not None else None
+
+
+def _public(certificate: str) -> object | None:
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def _decoded(data: JsonObject, key: str) -> str:
+    try:
+        return base64.b64decode(text(data, key)).decode("ascii")
+    except ValueError:
+        return ""
 
 
 def render_data(authority: Authority) -> dict[str, str]:
@@ -130,7 +163,7 @@ def render_data(authority: Authority) -> dict[str, str]:
 async def ensure_authority(client: ApiClient, namespace: str, secret_name: str, now: datetime) -> Authority:
     """Read the authority, making or rotating it where due; of several replicas that try at once, one wins and all use its result."""
     path = f"/api/v1/namespaces/{namespace}/secrets"
-    while True:
+    for attempt in range(1, _MAX_TRIES + 1):
         try:
             secret = await client.request("GET", f"{path}/{secret_name}")
         except ApiError as error:
@@ -141,15 +174,16 @@ async def ensure_authority(client: ApiClient, namespace: str, secret_name: str, 
         authority = rotate(before, now)
         if authority == before:
             return authority
-        exists = "resourceVersion" in secret["metadata"]
+        exists = bool(text(section(secret, "metadata"), "resourceVersion"))
         body = {**secret, "data": render_data(authority)}
         try:
             await client.request("PUT" if exists else "POST", f"{path}/{secret_name}" if exists else path, body=body)
         except ApiError as error:
-            if error.status != 409:
+            if error.status != 409 or attempt == _MAX_TRIES:
                 raise
             continue  # another replica was faster: read its result
         return authority
+    raise AssertionError("unreachable code")
 
 
 async def publish_bundle(client: ApiClient, configuration: str, bundle: str) -> None:
@@ -157,10 +191,11 @@ async def publish_bundle(client: ApiClient, configuration: str, bundle: str) -> 
     path = f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{configuration}"
     encoded = base64.b64encode(bundle.encode()).decode()
     found = await client.request("GET", path)
-    stale = [hook["name"] for hook in found.get("webhooks") or [] if hook["clientConfig"].get("caBundle") != encoded]
+    hooks = [hook for hook in entries(found, "webhooks") if text(hook, "name")]
+    stale = [hook["name"] for hook in hooks if section(hook, "clientConfig").get("caBundle") != encoded]
     if stale:
         webhooks = [{"name": name, "clientConfig": {"caBundle": encoded}} for name in stale]
-        patch = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "webhooks": webhooks}
+        patch = {"metadata": {"resourceVersion": text(section(found, "metadata"), "resourceVersion")}, "webhooks": webhooks}
         await client.request("PATCH", path, body=patch, content_type="application/strategic-merge-patch+json")
 
 

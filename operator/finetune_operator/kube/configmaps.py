@@ -3,12 +3,18 @@
 Both are owned by the job and collected with it. They hold no secret.
 """
 
+import logging
+import time
 from collections.abc import Callable
 
 from finetune_contract.config import JobConfig
 from finetune_operator.api.job import LABEL_JOB, LABEL_JOB_UID, FineTuneJob
 from finetune_operator.kube.client import MERGE_PATCH, ApiClient, ApiError, JsonObject
 from finetune_operator.kube.pods import CONFIG_KEY, channel_map_name, config_map_name, owner_reference
+from finetune_operator.kube.shape import entries, section, text
+
+log = logging.getLogger(__name__)
+_CHECK_SECONDS = 5.0
 
 
 class NameTakenByOther(Exception):
@@ -34,50 +40,50 @@ def _envelope(job: FineTuneJob, name: str) -> JsonObject:
 
 
 class JobConfigMaps:
-    """Remembers what was written, so that a job costs two requests in its life and one for each change of the channel."""
+    """Makes them, and makes them again when somebody deleted them; a gang that is created at once asks for them once."""
 
     def __init__(self, client: ApiClient, *, url: str, ca_bundle: Callable[[], str], render: Callable[[FineTuneJob], JobConfig]) -> None:
         self._client, self._url, self._ca_bundle, self._render = client, url, ca_bundle, render
-        self._configured: set[str] = set()
-        self._channels: dict[str, str] = {}
+        self._checked: dict[str, tuple[str, float]] = {}  # by job uid: with which authority, and when
 
     async def ensure(self, job: FineTuneJob) -> None:
-        """Both exist and are ours afterwards. Raises NameTakenByOther, ApiError and Unreachable."""
-        uid = job.metadata.uid
-        if uid not in self._configured:
-            await self._create(job, render_config_map(job, self._render(job)))
-            self._configured.add(uid)
-        await self.refresh(job)
-
-    async def refresh(self, job: FineTuneJob) -> None:
-        """Write the channel's ConfigMap if authority or URL changed since; the configuration is never touched."""
+        """Both exist, are ours and name the present authority and URL. Raises NameTakenByOther, ApiError and Unreachable."""
         uid, bundle = job.metadata.uid, self._ca_bundle()
-        if self._channels.get(uid) != bundle:
-            await self._create(job, render_channel_map(job, self._url, bundle))
-            self._channels[uid] = bundle
-
-    async def refresh_known(self, jobs: tuple[FineTuneJob, ...]) -> None:
-        """After a change of the authority: every job whose members may connect again. Forgets jobs that are gone."""
-        alive = {job.metadata.uid for job in jobs}
-        self._configured &= alive
-        self._channels = {uid: bundle for uid, bundle in self._channels.items() if uid in alive}
-        for job in jobs:
-            if job.status.pinned is not None and not job.status.is_ended:
-                await self.refresh(job)
-
-    async def _create(self, job: FineTuneJob, body: JsonObject) -> None:
-        path = f"/api/v1/namespaces/{job.metadata.namespace}/configmaps"
-        try:
-            await self._client.request("POST", path, body=body)
-        except ApiError as error:
-            if error.status != 409 or error.reason != "AlreadyExists":
-                raise
-        else:
+        known = self._checked.get(uid)
+        if known is not None and known[0] == bundle and time.monotonic() - known[1] < _CHECK_SECONDS:
             return
-        name = body["metadata"]["name"]
-        found = await self._client.request("GET", f"{path}/{name}")
-        if not any(owner["uid"] == job.metadata.uid for owner in found["metadata"].get("ownerReferences") or []):
+        await self._make(job, render_config_map(job, self._render(job)))
+        await self._make(job, render_channel_map(job, self._url, bundle))
+        self._checked[uid] = (bundle, time.monotonic())
+
+    async def ensure_known(self, jobs: tuple[FineTuneJob, ...]) -> None:
+        """Every job whose members may start or connect again. One that cannot be helped stops no other. Raises Unreachable."""
+        alive = {job.metadata.uid for job in jobs}
+        self._checked = {uid: known for uid, known in self._checked.items() if uid in alive}
+        for job in jobs:
+            if job.status.pinned is None or job.status.is_ended or not job.status.members:
+                continue
+            try:
+                await self.ensure(job)
+            except (ApiError, NameTakenByOther) as error:
+                log.warning("ConfigMaps of the job: %s", error, extra={"namespace": job.metadata.namespace, "job": job.metadata.name})
+
+    async def _make(self, job: FineTuneJob, body: JsonObject) -> None:
+        path, name = f"/api/v1/namespaces/{job.metadata.namespace}/configmaps", body["metadata"]["name"]
+        found = await self._read(f"{path}/{name}")
+        if found is None:
+            await self._client.request("POST", path, body=body)
+            return
+        if all(text(owner, "uid") != job.metadata.uid for owner in entries(section(found, "metadata"), "ownerReferences")):
             raise NameTakenByOther(f"ConfigMap {name} exists and does not belong to this job: delete it or rename the job")
         if "immutable" not in body and found.get("data") != body["data"]:
-            patch = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "data": body["data"]}
+            patch = {"metadata": {"resourceVersion": text(section(found, "metadata"), "resourceVersion")}, "data": body["data"]}
             await self._client.request("PATCH", f"{path}/{name}", body=patch, content_type=MERGE_PATCH)
+
+    async def _read(self, path: str) -> JsonObject | None:
+        try:
+            return await self._client.request("GET", path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None

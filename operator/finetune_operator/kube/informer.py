@@ -1,22 +1,28 @@
 """Keeps a cache equal to the API server: list, then watch, for ever.
 
 410 leads to a new list whose key set is compared (deletions in a gap are noticed), a silent stream is given up, an error backs off.
-It never ends by itself: while the API server is away the cache stays as it was.
+It never ends by itself: while the API server is away the cache stays as it was, and an object that cannot be read changes nothing.
 """
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.client import ApiClient, ApiError, JsonObject, Unreachable
+from finetune_operator.kube.shape import Unreadable, section, text
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _MAX_BACKOFF_SECONDS = 30.0
+# A stream is asked to end within a minute, and one that is still open after that is half-open: no silence lasts longer.
+_LEAST_STREAM_SECONDS, _MOST_STREAM_SECONDS = 40, 50
+_LATE_SECONDS = 5.0
+_HEALTHY_SECONDS = 5.0  # a stream that lasts as long has not failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +39,28 @@ class Source:
         return f"{self.prefix}/namespaces/{self.namespace}/{self.resource}" if self.namespace else f"{self.prefix}/{self.resource}"
 
 
-class Informer(Generic[T]):
-    """`parse` gives None for an object that is not ours. `on_change` is called for every change, `on_gone` after a deletion.
+class Strangers(Protocol):
+    """Counts objects that wear our labels and are not ours, and those that cannot be read."""
 
-    `on_list` is called after every list: events may have been missed before it.
+    def record_foreign_pod(self, why: str) -> None: ...
+
+    def record_unreadable(self, resource: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listeners(Generic[T]):
+    """`on_change` is called for every change, `on_gone` when an object ends or belongs to its owner no more.
+
+    `on_gap` is called after every list, and after a stream that broke: events of other kinds may have been missed as well.
     """
+
+    on_change: Callable[[Entry[T]], None]
+    on_gone: Callable[[Entry[T]], None]
+    on_gap: Callable[[], None]
+
+
+class Informer(Generic[T]):
+    """`parse` gives None for an object that is not ours."""
 
     def __init__(
         self,
@@ -45,14 +68,13 @@ class Informer(Generic[T]):
         source: Source,
         cache: ObjectCache[T],
         *,
-        parse: Callable[[JsonObject], Entry[T] | None],
-        on_change: Callable[[Entry[T]], None],
-        on_gone: Callable[[Entry[T]], None],
-        on_list: Callable[[], None],
+        parse: Callable[[object], Entry[T] | Unreadable | None],
+        listeners: Listeners[T],
+        strangers: Strangers,
         random_source: random.Random,
     ) -> None:
         self._client, self._source, self._cache, self._parse = client, source, cache, parse
-        self._on_change, self._on_gone, self._on_list, self._random = on_change, on_gone, on_list, random_source
+        self._listeners, self._strangers, self._random = listeners, strangers, random_source
         self._version: str | None = None
         self._unwatched: dict[str, tuple[str, str]] = {}
         self._num_failures = 0
@@ -61,78 +83,109 @@ class Informer(Generic[T]):
     async def run(self) -> None:
         """List and watch until cancelled."""
         while True:
+            began = time.monotonic()
             try:
                 if self._version is None:
                     self._version = await self._list()
                 await self._watch(self._version)
-                self._num_failures = 0
                 await self._look_for_unwatched()
-            except ApiError as error:
-                self._num_failures += 1
-                self._version = None
-                log.log(logging.INFO if error.status == 410 else logging.WARNING, "watch of %s ended: %s", self._source.path, error)
+                has_failed = time.monotonic() - began < _HEALTHY_SECONDS
             except Unreachable as error:
-                self._num_failures += 1
+                has_failed = True
                 log.warning("%s", error)
+                self._listeners.on_gap()
+            except ApiError as error:
+                has_failed, self._version = True, None
+                log.log(logging.INFO if error.status == 410 else logging.WARNING, "watch of %s ended: %s", self._source.path, error)
+            except Exception:  # the border that must not die: whatever came, the next list begins anew
+                has_failed, self._version = True, None
+                log.exception("watch of %s ended", self._source.path)
+                self._strangers.record_unreadable(self._source.resource)
+            is_in_a_row = has_failed and time.monotonic() - began < _HEALTHY_SECONDS
+            self._num_failures = self._num_failures + 1 if is_in_a_row else int(has_failed)
             if self._num_failures > 1:
                 await asyncio.sleep(self._backoff_seconds())
 
     async def _list(self) -> str:
         items, version = await self._client.list_all(self._source.path, {"labelSelector": self._source.label_selector})
-        entries = [entry for item in items if (entry := self._parse(item)) is not None]
-        changed, gone = self._cache.replace(self._source.namespace, entries, version)
+        listed = [entry for item in items if (entry := self._read(item)) is not None]
+        listed += [entry for uid in self._unwatched if (entry := self._cache.get(uid)) is not None]
+        changed, gone = self._cache.replace(self._source.namespace, listed, version)
         for entry in changed:
-            self._on_change(entry)
+            self._listeners.on_change(entry)
         for entry in gone:
-            self._on_gone(entry)
+            self._listeners.on_gone(entry)
         self.synced.set()
-        self._on_list()
+        self._listeners.on_gap()
         return version
 
     async def _watch(self, version: str) -> None:
         """Follow one stream to its end; every event moves the version to go on from."""
         query = {"labelSelector": self._source.label_selector, "resourceVersion": version}
-        seconds = self._random.randint(240, 360)
-        async for kind, item in self._client.watch(self._source.path, query, server_seconds=seconds):
+        seconds = self._random.randint(_LEAST_STREAM_SECONDS, _MOST_STREAM_SECONDS)
+        stream = self._client.watch(self._source.path, query, server_seconds=seconds, inactivity_seconds=seconds + _LATE_SECONDS)
+        async for kind, item in stream:
             if kind == "DELETED":
                 await self._delete(item)
             elif kind != "BOOKMARK":
                 self._change(item)
-            self._version = str(item["metadata"]["resourceVersion"])
-            self._num_failures = 0
+            self._version = text(section(item, "metadata"), "resourceVersion") or self._version
 
     def _change(self, item: JsonObject) -> None:
-        entry = self._parse(item)
-        if entry is not None and self._cache.apply(entry):
-            self._on_change(entry)
+        entry, before = self._read(item), self._cache.get(text(section(item, "metadata"), "uid"))
+        if entry is None and before is not None:
+            self._cache.discard(before.uid)
+            self._listeners.on_gone(before)
+        elif entry is not None and self._cache.apply(entry):
+            if before is not None and before.owner_uid != entry.owner_uid:
+                self._listeners.on_gone(before)
+            self._listeners.on_change(entry)
+
+    def _read(self, item: JsonObject) -> Entry[T] | None:
+        """None for what is not ours; of what cannot be read, the version before stands."""
+        read = self._parse(item)
+        if isinstance(read, Unreadable):
+            log.warning("one of %s cannot be read: %s", self._source.resource, read.why)
+            self._strangers.record_unreadable(self._source.resource)
+            return self._cache.get(text(section(item, "metadata"), "uid"))
+        if read is None:
+            self._strangers.record_foreign_pod("not_controlled")
+        return read
 
     async def _delete(self, item: JsonObject) -> None:
-        metadata = item["metadata"]
-        if "deletionTimestamp" not in metadata and await self._exists(metadata["namespace"], metadata["name"], metadata["uid"]):
-            log.warning("%s/%s lost the labels by which it is found, but still exists", metadata["namespace"], metadata["name"])
-            self._unwatched[metadata["uid"]] = (metadata["namespace"], metadata["name"])
+        metadata = section(item, "metadata")
+        namespace, name, uid = text(metadata, "namespace"), text(metadata, "name"), text(metadata, "uid")
+        if self._cache.get(uid) is not None and "deletionTimestamp" not in metadata and await self._find(namespace, name, uid) is not None:
+            log.warning("%s/%s lost the labels by which it is found, but still exists", namespace, name)
+            self._unwatched[uid] = (namespace, name)
             return
-        self._forget(metadata["uid"])
+        self._forget(uid)
 
     async def _look_for_unwatched(self) -> None:
-        """Nobody tells us about the end of an object that lost its labels: ask between two streams."""
+        """Nobody tells us about an object that lost its labels: ask between two streams."""
         for uid, (namespace, name) in list(self._unwatched.items()):
-            if not await self._exists(namespace, name, uid):
+            found = await self._find(namespace, name, uid)
+            if found:
+                self._change(found)
+            elif found is None:
                 del self._unwatched[uid]
                 self._forget(uid)
 
     def _forget(self, uid: str) -> None:
         gone = self._cache.remove(uid)
         if gone is not None:
-            self._on_gone(gone)
+            self._listeners.on_gone(gone)
 
-    async def _exists(self, namespace: str, name: str, uid: str) -> bool:
-        """A watch with a selector says DELETED also when the label is taken off: ask before a member counts as lost."""
+    async def _find(self, namespace: str, name: str, uid: str) -> JsonObject | None:
+        """A watch with a selector says DELETED also when the label is taken off: ask before a member counts as lost.
+
+        None: it is gone; empty: there is no telling.
+        """
         try:
             found = await self._client.request("GET", f"{self._source.prefix}/namespaces/{namespace}/{self._source.resource}/{name}")
         except ApiError as error:
-            return error.status != 404
-        return bool(found["metadata"]["uid"] == uid)
+            return None if error.status == 404 else {}
+        return found if text(section(found, "metadata"), "uid") == uid else None
 
     def _backoff_seconds(self) -> float:
         return float(min(_MAX_BACKOFF_SECONDS, 2 ** min(self._num_failures - 2, 5)) * self._random.uniform(0.5, 1.0))

@@ -1,50 +1,50 @@
 """The port `Jobs` on a cluster: a cache of FineTuneJobs, and their status written by compare-and-swap.
 
 The cache is fed from outside (`apply`); a sweep compares it with the API server, because a feed may miss deletions in a gap.
+A job that cannot be read stays known by its name and uid: nothing is decided about it, and nothing of it is forgotten.
 """
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import ValidationError
+from datetime import UTC, datetime
 
 from finetune_operator.api.job import GROUP, PLURAL, VERSION, FineTuneJob
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.decision import Event
-from finetune_operator.kube.client import MERGE_PATCH, METADATA_ONLY, ApiClient, ApiError, JsonObject
+from finetune_operator.kube.client import MERGE_PATCH, METADATA_ONLY, ApiClient, ApiError, JsonObject, Unreachable
 from finetune_operator.kube.events import EventRecorder
-from finetune_operator.kube.merge_patch import diff
+from finetune_operator.kube.informer import Strangers
+from finetune_operator.kube.job_view import (
+    JobIdentity,
+    UnreadableJob,
+    parse_identity,
+    parse_job,
+    render_status_patch,
+    render_unreadable_patch,
+)
+from finetune_operator.kube.shape import section
 from finetune_operator.kube.versions import is_newer
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
 
 log = logging.getLogger(__name__)
 _MAX_TOMBSTONES = 20_000
+_TELL_AGAIN_SECONDS = 60.0
+_SEEN_BY_THE_FEED_SECONDS = 600.0  # nothing is asked for meanwhile: a change of the job comes by the feed
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cached:
-    job: FineTuneJob
+    job: FineTuneJob | UnreadableJob
+    identity: JobIdentity
     stored_status: JsonObject
 
 
 def collection_path(namespace: str | None) -> str:
     """Of FineTuneJobs in one namespace, or (None) in all."""
     return f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}" if namespace else f"/apis/{GROUP}/{VERSION}/{PLURAL}"
-
-
-def render_status(status: JobStatus) -> JsonObject:
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def render_status_patch(job: FineTuneJob, stored_status: JsonObject, status: JobStatus) -> JsonObject | None:
-    """The merge patch with which `job` gets `status`, valid for the version that was read only; None when nothing would change."""
-    change = diff(stored_status, render_status(job.status), render_status(status))
-    if not change:
-        return None
-    return {"metadata": {"uid": job.metadata.uid, "resourceVersion": job.metadata.resource_version}, "status": change}
 
 
 class ClusterJobs:
@@ -61,16 +61,19 @@ class ClusterJobs:
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
         on_written: Callable[[FineTuneJob, JobStatus], None],
+        strangers: Strangers,
     ) -> None:
         self._client, self._recorder, self._on_change, self._on_written = client, recorder, on_change, on_written
+        self._strangers = strangers
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._cached: dict[Key, _Cached] = {}
         self._key_of: dict[str, Key] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._told_at: dict[str, float] = {}  # by uid: when the status of an unreadable job was written last
 
     def get(self, key: Key) -> FineTuneJob | None:
         cached = self._cached.get(key)
-        return cached.job if cached else None
+        return cached.job if cached is not None and isinstance(cached.job, FineTuneJob) else None
 
     def keys(self) -> tuple[Key, ...]:
         return tuple(self._cached)
@@ -81,41 +84,47 @@ class ClusterJobs:
     def key_of(self, uid: str) -> Key | None:
         return self._key_of.get(uid)
 
-    def apply(self, kind: str | None, item: JsonObject) -> None:
-        """One event of the feed: `kind` is None (listed), ADDED, MODIFIED or DELETED. Cannot fail."""
-        metadata = item["metadata"]
-        key = (metadata["namespace"], metadata["name"])
-        if kind == "DELETED":
-            self._forget(key, metadata["uid"])
-        else:
-            self._remember(key, item)
+    @property
+    def num_unreadable(self) -> int:
+        return sum(isinstance(cached.job, UnreadableJob) for cached in self._cached.values())
 
-    def _remember(self, key: Key, item: JsonObject) -> bool:
-        uid, version = item["metadata"]["uid"], item["metadata"]["resourceVersion"]
-        before = self._cached.get(key)
-        if uid in self._deleted:
-            return False
-        if before is not None and not is_newer(version, before.job.metadata.resource_version):
-            return False
-        try:
-            job = FineTuneJob.model_validate(item)
-        except ValidationError as error:
-            log.error("job cannot be read: %s", error.errors(include_url=False)[0], extra={"namespace": key[0], "job": key[1]})
-            return False
-        if before is not None and before.job.metadata.uid != uid:
-            self._forget(key, before.job.metadata.uid)
-        self._cached[key] = _Cached(job=job, stored_status=item.get("status") or {})
-        self._key_of[uid] = key
+    def apply(self, kind: str | None, item: object) -> None:
+        """One event of the feed: `kind` is None (listed), ADDED, MODIFIED or DELETED. Cannot fail."""
+        identity = parse_identity(item)
+        if identity is None:
+            self._strangers.record_unreadable(PLURAL)
+        elif kind == "DELETED":
+            self._forget(identity.key, identity.uid)
+        else:
+            self._remember(item)
+
+    def _remember(self, item: object) -> None:
+        job = parse_job(item)
+        if job is None:
+            self._strangers.record_unreadable(PLURAL)
+            return
+        identity = job.identity if isinstance(job, UnreadableJob) else parse_identity(item)
+        assert identity is not None, "a job that was read has a name"
+        key, before = identity.key, self._cached.get(identity.key)
+        if identity.uid in self._deleted or (before is not None and not is_newer(identity.version, before.identity.version)):
+            return
+        if before is not None and before.identity.uid != identity.uid:
+            self._forget(key, before.identity.uid)
+        if isinstance(job, UnreadableJob):
+            self._strangers.record_unreadable(PLURAL)
+            log.error("job cannot be read: %s", job.message, extra={"namespace": key[0], "job": key[1]})
+        self._cached[key] = _Cached(job=job, identity=identity, stored_status=section(item, "status"))
+        self._key_of[identity.uid] = key
         self._on_change(key)
-        return True
 
     def _forget(self, key: Key, uid: str) -> None:
         self._deleted[uid] = None
         if len(self._deleted) > _MAX_TOMBSTONES:
             self._deleted.popitem(last=False)
         cached = self._cached.get(key)
-        if cached is not None and cached.job.metadata.uid == uid:
+        if cached is not None and cached.identity.uid == uid:
             del self._cached[key], self._key_of[uid]
+            self._told_at.pop(uid, None)
             self._on_change(key)
 
     async def fill(self) -> None:
@@ -123,30 +132,30 @@ class ClusterJobs:
         for namespace in self._namespaces:
             items, _ = await self._client.list_all(collection_path(namespace))
             for item in items:
-                self._remember((item["metadata"]["namespace"], item["metadata"]["name"]), item)
+                self._remember(item)
 
     async def sweep(self) -> None:
         """Compare with a metadata-only list: ghosts are forgotten, missed jobs are read. Raises ApiError and Unreachable."""
         for namespace in self._namespaces:
             items, version = await self._client.list_all(collection_path(namespace), accept=METADATA_ONLY)
-            listed = {(item["metadata"]["namespace"], item["metadata"]["name"]): item["metadata"] for item in items}
+            listed = {identity.key: identity for item in items if (identity := parse_identity(item)) is not None}
             for key, cached in list(self._cached.items()):
-                mine = cached.job.metadata
-                is_listed = key in listed and listed[key]["uid"] == mine.uid
-                if namespace in {None, key[0]} and not is_listed and not is_newer(mine.resource_version, version):
+                mine = cached.identity
+                is_listed = key in listed and listed[key].uid == mine.uid
+                if namespace in {None, key[0]} and not is_listed and not is_newer(mine.version, version):
                     log.warning("a deleted job had been missed", extra={"namespace": key[0], "job": key[1]})
                     self._forget(key, mine.uid)
-            for key, metadata in listed.items():
+            for key, identity in listed.items():
                 known = self._cached.get(key)
-                if known is None or is_newer(metadata["resourceVersion"], known.job.metadata.resource_version):
+                if known is None or is_newer(identity.version, known.identity.version):
                     await self._read(key)
 
     async def write_status(self, job: FineTuneJob, status: JobStatus) -> Written | Conflict | Gone:
         """One merge PATCH that names uid and resourceVersion. Raises ApiError (other refusals) and Unreachable."""
         cached = self._cached.get(job.key)
-        if cached is None or cached.job.metadata.uid != job.metadata.uid:
+        if cached is None or cached.identity.uid != job.metadata.uid:
             return Gone()
-        if cached.job.metadata.resource_version != job.metadata.resource_version:
+        if cached.identity.version != job.metadata.resource_version:
             return Conflict()
         patch = render_status_patch(job, cached.stored_status, status)
         if patch is None:
@@ -157,27 +166,46 @@ class ClusterJobs:
             if error.status not in {404, 409}:
                 raise
             newest = await self._read(job.key)
-            return Conflict() if newest is not None and newest["metadata"]["uid"] == job.metadata.uid else Gone()
-        self._remember(job.key, answer)
+            return Conflict() if newest is not None and newest.uid == job.metadata.uid else Gone()
+        self._remember(answer)
         self._on_written(job, status)
-        return Written(job=FineTuneJob.model_validate(answer))
+        stored = parse_job(answer)
+        return Written(job=stored) if isinstance(stored, FineTuneJob) else Conflict()
+
+    async def tell_unreadable(self, key: Key) -> float | None:
+        """One PATCH of the conditions, at most one a minute. Raises nothing."""
+        cached, now = self._cached.get(key), time.monotonic()
+        if cached is None or not isinstance(cached.job, UnreadableJob):
+            return None
+        left = self._told_at.get(cached.identity.uid, float("-inf")) + _TELL_AGAIN_SECONDS - now
+        if left > 0:
+            return left
+        patch = render_unreadable_patch(cached.job, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        if patch is None:
+            return _SEEN_BY_THE_FEED_SECONDS
+        self._told_at[cached.identity.uid] = now
+        try:
+            self._remember(await self._client.request("PATCH", f"{_path(key)}/status", body=patch, content_type=MERGE_PATCH))
+        except (ApiError, Unreachable) as error:
+            log.warning("the status does not say that the job cannot be read: %s", error, extra={"namespace": key[0], "job": key[1]})
+        return _TELL_AGAIN_SECONDS
 
     async def record(self, job: FineTuneJob, event: Event) -> None:
         self._recorder.record(job, event)
 
-    async def _read(self, key: Key) -> JsonObject | None:
+    async def _read(self, key: Key) -> JobIdentity | None:
         """The newest object, put into the cache; None when it is gone."""
         try:
-            item: dict[str, Any] = await self._client.request("GET", _path(key))
+            item = await self._client.request("GET", _path(key))
         except ApiError as error:
             if error.status != 404:
                 raise
             known = self._cached.get(key)
             if known is not None:
-                self._forget(key, known.job.metadata.uid)
+                self._forget(key, known.identity.uid)
             return None
-        self._remember(key, item)
-        return item
+        self._remember(item)
+        return parse_identity(item)
 
 
 def _path(key: Key) -> str:

@@ -16,12 +16,15 @@ from enum import Enum, auto
 from typing import Any
 
 from finetune_operator.kube.client import ApiClient, ApiError, Unreachable
+from finetune_operator.kube.shape import section, text, whole
 
 log = logging.getLogger(__name__)
 LEASE_SECONDS = 15
 RENEW_DEADLINE_SECONDS = 10.0
 RETRY_SECONDS = 2.0
 _TRY_SECONDS = 5.0
+_MAX_LEASE_SECONDS = 3600  # of a lease that somebody else wrote
+_MAX_TRANSITIONS = 2**31 - 1
 _TERMS_EPOCH_SECONDS = 1_577_836_800  # 2020-01-01
 
 
@@ -52,6 +55,18 @@ class LeaseView:
     unchanged_seconds: float
 
 
+def parse_lease(lease: object, *, unchanged_seconds: float) -> LeaseView:
+    """A part that makes no sense counts as absent: a lease that nobody can read is one that nobody holds for long. Raises nothing."""
+    spec = section(lease, "spec")
+    transitions, duration = whole(spec, "leaseTransitions"), whole(spec, "leaseDurationSeconds")
+    return LeaseView(
+        holder=text(spec, "holderIdentity"),
+        transitions=transitions if transitions is not None and 0 <= transitions < _MAX_TRANSITIONS else 0,
+        duration_seconds=duration if duration is not None and 0 < duration <= _MAX_LEASE_SECONDS else LEASE_SECONDS,
+        unchanged_seconds=unchanged_seconds,
+    )
+
+
 def decide_lease(lease: LeaseView | None, identity: str) -> Move:
     """Ours is renewed, a missing one is created, a released or expired one is taken; every other one is respected."""
     if lease is None:
@@ -69,7 +84,10 @@ def transitions_of_first_lease(wall_seconds: float) -> int:
 
 
 class Elector:
-    """Runs for leadership until cancelled. `on_change(leadership, term)` is called at every change and must not wait."""
+    """Runs for leadership until cancelled. `on_change(leadership, term)` is called at every change and must not wait.
+
+    `on_renewed(seconds)` is called after every renewal: so many seconds ago the lease was certainly ours.
+    """
 
     def __init__(
         self,
@@ -79,9 +97,11 @@ class Elector:
         name: str,
         identity: str,
         on_change: Callable[[Leadership, int], None],
+        on_renewed: Callable[[float], None],
         random_source: random.Random,
     ) -> None:
-        self._client, self._identity, self._on_change, self._random = client, identity, on_change, random_source
+        self._client, self._identity, self._random = client, identity, random_source
+        self._on_change, self._on_renewed = on_change, on_renewed
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._name = name
         self._seen: tuple[str, float] = ("", time.monotonic())
@@ -113,7 +133,11 @@ class Elector:
         """Give the lease back, so that the next leader need not wait; does nothing for a standby."""
         if self.leadership is not Leadership.LEADING or self._resource is None:
             return
-        self._resource["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time()}
+        self._resource["spec"] = section(self._resource, "spec") | {
+            "holderIdentity": "",
+            "leaseDurationSeconds": 1,
+            "renewTime": _micro_time(),
+        }
         try:
             await self._client.request("PUT", f"{self._collection}/{self._name}", body=self._resource, timeout_seconds=3)
         except (ApiError, Unreachable) as error:
@@ -130,6 +154,7 @@ class Elector:
         transitions = lease.transitions + (move is Move.TAKE) if lease else transitions_of_first_lease(time.time())
         await self._write(move, transitions)
         self._renewed_at, self.term = started, transitions + 1
+        self._on_renewed(time.monotonic() - started)
         return True
 
     async def _read(self) -> LeaseView | None:
@@ -140,15 +165,10 @@ class Elector:
                 raise
             self._resource = None
             return None
-        version, spec = self._resource["metadata"]["resourceVersion"], self._resource.get("spec") or {}
+        version = text(section(self._resource, "metadata"), "resourceVersion")
         if version != self._seen[0]:
             self._seen = (version, time.monotonic())
-        return LeaseView(
-            holder=spec.get("holderIdentity") or "",
-            transitions=spec.get("leaseTransitions") or 0,
-            duration_seconds=spec.get("leaseDurationSeconds") or LEASE_SECONDS,
-            unchanged_seconds=time.monotonic() - self._seen[1],
-        )
+        return parse_lease(self._resource, unchanged_seconds=time.monotonic() - self._seen[1])
 
     async def _write(self, move: Move, transitions: int) -> None:
         now = _micro_time()
@@ -168,7 +188,7 @@ class Elector:
             self._resource = await self._client.request("POST", self._collection, body=lease)
             return
         acquired = {"acquireTime": now} if move is Move.TAKE else {}
-        body = {**self._resource, "spec": {**self._resource.get("spec", {}), **spec, **acquired}}
+        body = {**self._resource, "spec": {**section(self._resource, "spec"), **spec, **acquired}}
         self._resource = await self._client.request("PUT", f"{self._collection}/{self._name}", body=body)
 
     def _become(self, leadership: Leadership) -> None:

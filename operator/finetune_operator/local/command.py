@@ -15,7 +15,7 @@ from rich.console import Console
 
 from finetune_operator.api.check_document import FileRefused, error_lines, read_file
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.rules import warnings
+from finetune_operator.api.rules import parse_job, warnings
 from finetune_operator.decide.decision import Event
 from finetune_operator.local.folders import FolderInUse, RunFolders, make_folders
 from finetune_operator.local.jobs import read_stored
@@ -82,7 +82,7 @@ def read_job(options: RunOptions) -> FineTuneJob:
     errors = tuple(error_lines(options.file, changed, is_local=True))
     if errors:
         raise FileRefused("\n".join(errors))
-    return FineTuneJob.model_validate(changed.value)
+    return parse_job(changed.value)
 
 
 def default_work_folder(job: FineTuneJob, now: datetime, environment: Mapping[str, str]) -> Path:

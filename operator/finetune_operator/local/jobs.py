@@ -46,6 +46,10 @@ class LocalJobs:
     def keys(self) -> tuple[Key, ...]:
         return tuple(self._jobs)
 
+    async def tell_unreadable(self, key: Key) -> None:
+        """A file that cannot be read never becomes a job here."""
+        return
+
     async def write_status(self, job: FineTuneJob, status: JobStatus) -> Written | Conflict | Gone:
         current = self._jobs.get(job.key)
         if current is None or current.metadata.uid != job.metadata.uid:

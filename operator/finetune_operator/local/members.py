@@ -15,12 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Output
+from finetune_contract.last_words import MAX_BYTES, Finished, parse_last_words
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.coordinator.server import MemberIdentity, TokenRefused
 from finetune_operator.decide.observed import PodPhase, PodView
@@ -36,7 +33,6 @@ _DIE_WITH_PARENT = (
     " os.getppid() == int(sys.argv[1]) or os._exit(1); os.execv(sys.argv[2], sys.argv[2:])"
 )
 LAST_WORDS_NAME = "last-words.json"
-_Words = TypeVar("_Words", FailureReport, Output)
 _AGENT = (sys.executable, "-m", "finetune_agent")
 
 
@@ -82,8 +78,8 @@ class LocalMembers:
         """Members that were not deleted, the ended ones included, by serial."""
         return tuple(sorted(self._members.values(), key=lambda member: member.serial))
 
-    def observe(self, job_uid: str) -> tuple[PodView, ...]:
-        return tuple(_view(member) for member in self.all() if member.job_uid == job_uid)
+    def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
+        return tuple(_view(member) for member in self.all() if member.job_uid == job.metadata.uid)
 
     async def authenticate(self, token: str) -> MemberIdentity:
         """For the coordinator. Raises TokenRefused."""
@@ -199,7 +195,7 @@ def _kill(member: LocalMember) -> None:
 
 
 def _view(member: LocalMember) -> PodView:
-    code = member.exit_code
+    code, words = member.exit_code, _read_last_words(member)
     phase = PodPhase.RUNNING if code is None else PodPhase.SUCCEEDED if code == 0 else PodPhase.FAILED
     return PodView(
         serial=member.serial,
@@ -207,20 +203,22 @@ def _view(member: LocalMember) -> PodView:
         name=member.name,
         phase=phase,
         created_at=member.created_at,
+        placed_at=member.created_at,
         node="localhost",
         is_deleting=member.deadline is not None,
         ends_at=member.deadline,
         exit_code=code,
-        last_words=_read_last_words(member, FailureReport),
-        output=_read_last_words(member, Output),
+        last_words=words if isinstance(words, FailureReport) else None,
+        finished=words if isinstance(words, Finished) else None,
     )
 
 
-def _read_last_words(member: LocalMember, kind: type[_Words]) -> _Words | None:
-    """What an ended agent left behind, if it is of this kind."""
+def _read_last_words(member: LocalMember) -> FailureReport | Finished | None:
+    """What an ended agent left behind."""
     if not member.is_over:
         return None
     try:
-        return kind.model_validate_json((member.folder / LAST_WORDS_NAME).read_text())
-    except (OSError, ValidationError):
+        with (member.folder / LAST_WORDS_NAME).open(errors="replace") as file:
+            return parse_last_words(file.read(MAX_BYTES + 1))
+    except OSError:
         return None

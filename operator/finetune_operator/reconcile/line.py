@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from finetune_operator.decide.line import order_of
+from finetune_operator.decide.line import Window, order_of
 from finetune_operator.decide.observed import LineEntry
 from finetune_operator.reconcile.ports import Key
 
@@ -13,11 +13,13 @@ class Line:
     def __init__(self) -> None:
         self._entries: dict[Key, LineEntry] = {}
         self._ordered: tuple[LineEntry, ...] | None = None
+        self.window = Window()
 
     def update(self, key: Key, entry: LineEntry | None) -> bool:
         """True if others may have to be looked at again."""
         if self._entries.get(key) == entry:
             return False
+        self.window = self.window.after(key, self._entries.get(key), entry)
         if entry is None:
             self._entries.pop(key, None)
         else:

@@ -11,11 +11,12 @@ from finetune_operator.decide.decision import Event
 from finetune_operator.decide.observed import PodView, Session
 
 Key = tuple[str, str]
+REFUSALS = ("connection", "hello", "late", "message", "pace", "second", "token")  # what the channel refuses
 
 
 @dataclass(frozen=True)
 class Created:
-    """The pod exists and is ours; `uid` is its uid (also after AlreadyExists with our owner uid)."""
+    """The pod exists and is ours: it was made just now, or it is the one that a creation without an answer left; `observe` shows it."""
 
     uid: str
 
@@ -27,7 +28,14 @@ class NameTaken:
 
 @dataclass(frozen=True)
 class Refused:
-    """Quota, LimitRange, Pod Security, admission: 403/422 with the server's words."""
+    """Quota, LimitRange, Pod Security, a policy, a namespace that is gone: it may be taken later. The server's words."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class PodInvalid:
+    """The API server will never take this pod (400, 422): the job that it is made from is wrong. The server's words."""
 
     message: str
 
@@ -52,9 +60,11 @@ class Gone:
 class Members(Protocol):
     """Pods of a cluster, or processes of one machine."""
 
-    def observe(self, job_uid: str) -> tuple[PodView, ...]: ...
+    def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
+        """Those in the job's namespace that the job controls, whether it asked for them or not."""
+        ...
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused: ...
+    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused | PodInvalid: ...
 
     async def delete(self, job: FineTuneJob, uid: str, name: str, grace_seconds: int | None) -> None: ...
 
@@ -75,6 +85,10 @@ class Jobs(Protocol):
     def get(self, key: Key) -> FineTuneJob | None: ...
 
     def keys(self) -> tuple[Key, ...]: ...
+
+    async def tell_unreadable(self, key: Key) -> float | None:
+        """None for a job that can be read, or is gone. Else its owner is told, once; seconds until it is worth another try."""
+        ...
 
     async def write_status(self, job: FineTuneJob, status: JobStatus) -> Written | Conflict | Gone: ...
 

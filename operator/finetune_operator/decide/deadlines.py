@@ -1,0 +1,47 @@
+"""Nothing waits for ever: a gang whose pods never start gives its nodes back, and a job may have a deadline. Rules of the job chain."""
+
+from dataclasses import replace
+
+from finetune_operator.api.status import MemberFailures
+from finetune_operator.decide.admission import give_back
+from finetune_operator.decide.answer import Answer
+from finetune_operator.decide.endings import fail
+from finetune_operator.decide.gang import Gang
+from finetune_operator.decide.goodput import advance
+from finetune_operator.decide.starting import never_started, why_not_started
+from finetune_operator.times import MAX_FAILED_STARTS, SECONDS_A_SILENT_END, TURN_SECONDS
+
+
+def fail_a_job_past_its_deadline(gang: Gang) -> Answer | None:
+    """Counted is the time with pods, or with pods on their way; time in the queue and suspended time is not the job's."""
+    limit = gang.job.spec.active_deadline_seconds
+    if limit is None or gang.status.pinned is None:
+        return None
+    spent = advance(gang.status, gang.status, gang.now)
+    if sum(spent.model_dump().values()) - spent.waiting_seconds < limit:
+        return None
+    last = gang.status.last_commit
+    state = "nothing is committed" if last is None else f"its newest commit is of step {last.step}"
+    return fail(gang, reason="DeadlineExceeded", message=f"spec.activeDeadlineSeconds: the job was active for {limit} s; {state}")
+
+
+def give_back_a_gang_that_never_starts(gang: Gang) -> Answer | None:
+    """Its nodes go to others, with the reason in words; the third time in a row ends the job. An elastic gang goes on without."""
+    if gang.active is not None or not gang.observed.is_judging:
+        return None
+    stuck = tuple(member for member in gang.members if never_started(gang, member))
+    silent = gang.status.silent_members.count
+    if stuck and len(gang.members) - len(stuck) < gang.job.spec.resources.nodes.min:
+        why = f"{stuck[0].name}: {why_not_started(gang, stuck[0])}"
+        why += f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
+    elif silent * SECONDS_A_SILENT_END >= gang.job.spec.placement.start_timeout_seconds:
+        why = f"{silent} members in a row ended before they reached the operator; their logs say why"
+    else:
+        return None
+    count = gang.status.failed_starts.count + 1
+    if count >= MAX_FAILED_STARTS:
+        return fail(gang, reason="NeverStarted", message=f"{why}; this was so {count} times in a row")
+    least = gang.job.spec.termination_grace_period_seconds + TURN_SECONDS  # its pods have gone, and another gang had a turn
+    answer = give_back(gang, reason="NeverStarted", why=why, backs_off=True, least_seconds=least)
+    update = {"failed_starts": MemberFailures(count=count, last_at=gang.now), "silent_members": MemberFailures()}
+    return replace(answer, status=answer.status.model_copy(update=update))

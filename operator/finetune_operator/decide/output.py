@@ -1,0 +1,62 @@
+"""Whose word about the adapter ends a job. A member's image is the user's own: what it says is believed only where it fits."""
+
+import re
+from collections.abc import Iterator
+
+from finetune_contract.messages import Output, Warned
+from finetune_operator.decide.gang import Gang, Member
+
+MAX_BYTES = 2**53
+MAX_STEPS = 2**53
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def published_output(gang: Gang) -> Output | None:
+    """What node rank 0 of the newest formation published, or what a place of the gang found complete before it took part in any."""
+    said = [output for member, formation, output in _said(gang) if _why_refused(gang, member, formation, output) is None]
+    return said[0] if said else None
+
+
+def refused_outputs(gang: Gang) -> tuple[Warned, ...]:
+    """Every output that some member claims and that is not believed, in words for the user."""
+    found = ((member, _why_refused(gang, member, formation, output)) for member, formation, output in _said(gang))
+    return tuple(
+        Warned(reason="OutputRefused", message=f"{member.name} says that it published the adapter; {why}") for member, why in found if why
+    )
+
+
+def _said(gang: Gang) -> Iterator[tuple[Member, int, Output]]:
+    """Member, formation and output, of those that are connected and of those that ended unwatched."""
+    for member in gang.everyone:
+        if member.session is not None and member.session.output is not None:
+            yield member, member.session.formation, member.session.output
+        if member.pod is not None and member.pod.finished is not None:
+            yield member, member.pod.finished.formation, member.pod.finished.output
+
+
+def _why_refused(gang: Gang, member: Member, formation: int, output: Output) -> str | None:
+    return _why_not_its_turn(gang, member, formation) or _why_not_ours(gang, output)
+
+
+def _why_not_its_turn(gang: Gang, member: Member, formation: int) -> str | None:
+    newest = gang.status.formation
+    crew = tuple(other.uid for other in gang.crew)
+    if newest is not None and member.uid in crew:
+        if formation != newest.number:
+            return f"it speaks of formation {formation}, and the newest is formation {newest.number}"
+        return None if member.uid == crew[0] else f"only node rank 0 of formation {newest.number} publishes"
+    if member.uid not in {place.uid for place in gang.members}:
+        return "it has no place in the gang"
+    if formation != 0:
+        return f"it has no part in formation {formation}"
+    return None if gang.active is None else f"formation {gang.active.number} is still at work"
+
+
+def _why_not_ours(gang: Gang, output: Output) -> str | None:
+    if output.uri != gang.job.spec.output.uri:
+        return "the place that it names is not spec.output.uri"
+    if not _SHA256.fullmatch(output.sha256):
+        return "its digest is no SHA-256 of 64 hexadecimal digits"
+    if not 0 < output.num_bytes < MAX_BYTES:
+        return f"its size of {output.num_bytes:.3g} bytes cannot be"
+    return None if 0 <= output.step < MAX_STEPS else f"its step {output.step:.3g} cannot be"

@@ -1,0 +1,30 @@
+"""Members that have a node and never start: their image cannot be pulled, a volume is missing, or their agent reaches nobody."""
+
+from datetime import timedelta
+
+from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.observed import PodPhase
+
+
+def never_started(gang: Gang, member: Member) -> bool:
+    """It has had a node for placement.startTimeoutSeconds and never opened its channel. Who was in a formation has started once."""
+    pod = member.pod
+    if pod is None or not member.is_placed or member.session is not None or member.is_ended or member.is_leaving:
+        return False
+    if not gang.observed.is_judging or member.serial in {other.serial for other in gang.crew}:
+        return False
+    limit = timedelta(seconds=gang.job.spec.placement.start_timeout_seconds)
+    return gang.now - (pod.placed_at or pod.created_at) >= limit
+
+
+def why_not_started(gang: Gang, member: Member) -> str:
+    """For the user, with what to look at."""
+    assert member.pod is not None
+    seconds = gang.job.spec.placement.start_timeout_seconds
+    if member.pod.waiting is not None:
+        words = member.pod.waiting
+    elif member.pod.phase is PodPhase.RUNNING:
+        words = "it runs, and its agent never reached the operator; check NetworkPolicies between it and the Service finetune-channel"
+    else:
+        words = f"its container was never created; kubectl describe pod {member.name} says which volume, Secret or ConfigMap is missing"
+    return f"it did not start within {seconds} s (placement.startTimeoutSeconds): {words}"

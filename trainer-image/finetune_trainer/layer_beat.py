@@ -1,0 +1,23 @@
+"""A sign of life from within a pass: at each layer on the way forward, and again when its gradient comes back. It changes no number."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def beat_at_each_layer(module: nn.Module, beat: Callable[[], None]) -> None:
+    """`module` is a causal language model of transformers. A recomputation of activations goes through the layers, too."""
+
+    def at_layer(_layer: nn.Module, given: tuple[Any, ...]) -> None:
+        beat()
+        hidden = given[0] if given else None
+        if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
+            hidden.register_hook(_beat_and_keep)
+
+    def _beat_and_keep(_gradient: torch.Tensor) -> None:
+        beat()
+
+    for layer in module.model.layers:
+        layer.register_forward_pre_hook(at_layer)

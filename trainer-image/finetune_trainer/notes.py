@@ -1,0 +1,53 @@
+"""What is said of the rows of a job as tokens: the notes of single rows, and the events that they become before the first step."""
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+
+from finetune_contract.run_order import WorkerWarning
+from finetune_contract.values import Value
+
+OPEN_TURN = "a trained turn ends in no special token"
+_SHOWS_DATE = "the chat template shows a date"
+_UNREAD_KEY = "messages have a key that nothing reads"
+_MAX_KEY_CHARS = 60
+_REASONS = {OPEN_TURN: "EndOfTurnNotTrained", _SHOWS_DATE: "TemplateShowsDate", _UNREAD_KEY: "MessageKeysUnused"}
+_ADVICE = {
+    OPEN_TURN: "the model is not taught to stop there; the chat template should close every answer with the end of turn of the tokenizer",
+    _SHOWS_DATE: "it is the day of the job's creation, on every member and after every restart; give a template without a date to avoid it",
+    _UNREAD_KEY: "take it out, or give it a name that chat templates read",
+}
+
+
+MAX_NOTES = 20
+
+
+class Note(Value):
+    """The same note of `count` rows, `first` the number of the first."""
+
+    text: str
+    count: int
+    first: int
+
+
+def unread_key(key: str) -> str:
+    shown = key.encode("ascii", "backslashreplace").decode()
+    return f"{_UNREAD_KEY}: {shown[:_MAX_KEY_CHARS]}"
+
+
+def shows_date(day: date) -> str:
+    return f"{_SHOWS_DATE}: {day.isoformat()}"
+
+
+def note_events(notes: Iterable[Note], *, field: str, num_tokens: int, num_targets: int) -> Iterator[WorkerWarning]:
+    """One event for each note, after the one that says how much is trained and whether every answer ends."""
+    told = tuple(notes)
+    is_open = next((note for note in told if note.text == OPEN_TURN), None)
+    ends = "yes" if is_open is None else f"no (row {is_open.first}, {is_open.count} rows in all)"
+    share = 100 * num_targets / max(num_tokens, 1)
+    message = f"{field}: {num_targets} of {num_tokens} tokens carry loss ({share:.1f} %); end of turn trained: {ends}"
+    yield WorkerWarning(reason="RowsTokenised", message=message)
+    for note in told:
+        kind = note.text.partition(": ")[0]
+        if kind in _REASONS:
+            message = f"{field}: row {note.first} and {note.count - 1} more: {note.text}; {_ADVICE[kind]}"
+            yield WorkerWarning(reason=_REASONS[kind], message=message)
