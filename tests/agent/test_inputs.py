@@ -215,13 +215,21 @@ def test_an_equal_adapter_is_skipped_refused_or_overwritten_as_told(tmp_path):
         run("Fail")
 
 
-def run_child(folder, config, endpoint: str, file_bytes=None) -> list:
+TRANSFER = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
+
+
+def environment_of(folder, config, endpoint: str) -> dict[str, str]:
+    """Of a member that asks the hub at `endpoint`."""
     write_inputs(folder)
     member = Member(uid="m", folder=folder / "m", config_path=write_config(folder, config), channel=folder, HF_ENDPOINT=endpoint)
-    member.environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
+    return member.environment | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+
+def run_child(folder, config, endpoint: str, file_bytes=None) -> list:
     limit = None if file_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    child = subprocess.run(command, env=member.environment, stdout=subprocess.PIPE, check=True, timeout=120, preexec_fn=limit)
+    child = subprocess.run(
+        TRANSFER, env=environment_of(folder, config, endpoint), stdout=subprocess.PIPE, check=True, timeout=120, preexec_fn=limit
+    )
     return [parse_transfer_report(line) for line in child.stdout.splitlines()]
 
 
@@ -264,15 +272,11 @@ def test_a_disk_without_room_for_the_model_is_named(tmp_path):
 
 
 def test_a_hub_that_does_not_answer_is_waited_for(tmp_path):
-    write_inputs(tmp_path)
     config = a_config(tmp_path, model=ModelConfig(uri="hf://owner/tiny", revision="main"))
     with socket.socket() as closed:  # bound and not listening: the port refuses
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        member = Member(uid="m", folder=tmp_path / "m", config_path=write_config(tmp_path, config), channel=tmp_path, HF_ENDPOINT=endpoint)
-        member.environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
-        with subprocess.Popen(command, env=member.environment, stdout=subprocess.PIPE) as child:
+        with subprocess.Popen(TRANSFER, env=environment_of(tmp_path, config, endpoint), stdout=subprocess.PIPE) as child:
             told = next(report for line in child.stdout if not isinstance(report := parse_transfer_report(line), Transferred))
             child.kill()
     assert isinstance(told, Warned), told

@@ -34,7 +34,7 @@ class Fetch:
     def model(self, model: ModelConfig) -> Fetched:
         place = parse_place(model.uri)
         if place.scheme in {Scheme.FILE, Scheme.PVC}:
-            return _model_in_place(folder_of(place), model.uri)
+            return _model_in_place(_folder_in_place(place, model.uri), model.uri)
         folder = self._folder("model", f"{model.uri}@{model.revision}")
         source = f"{model.uri}@{model.revision}"
         known = read_marker(folder, source)
@@ -54,22 +54,14 @@ class Fetch:
         """A folder with everything of the model but its weights."""
         place = parse_place(model.uri)
         if place.scheme in {Scheme.FILE, Scheme.PVC}:
-            folder = folder_of(place)
-            if not folder.is_dir():
-                raise StoreRefused(_no_folder(model.uri))
-            return folder
+            return _folder_in_place(place, model.uri)
         folder = self._folder("tokenizer", f"{model.uri}@{model.revision}")
         if place.scheme is Scheme.HF:
             found = self._hub.find_model(place, model.revision)
             for name in filter(_is_no_weight, found.names):
                 self._hub.download(found, name, folder)
-            return folder
-        store = open_store(place, storage=self._storage, credentials=self._credentials, random=self._random)
-        infos = tuple(info for info in store.list("") if is_model_file(info.key))
-        _refuse_no_model(model.uri, [info.key for info in infos])
-        for info in infos:
-            if _is_no_weight(info.key):
-                _download(store, info, folder / info.key)
+        else:
+            self._model_from_s3(place, model.uri, folder, with_weights=False)
         return folder
 
     def dataset(self, uri: str, purpose: str) -> Fetched:
@@ -99,10 +91,11 @@ class Fetch:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _model_from_s3(self, place: Place, uri: str, folder: Path) -> dict[str, str]:
+    def _model_from_s3(self, place: Place, uri: str, folder: Path, *, with_weights: bool = True) -> dict[str, str]:
         store = open_store(place, storage=self._storage, credentials=self._credentials, random=self._random)
         infos = tuple(info for info in store.list("") if is_model_file(info.key))
         _refuse_no_model(uri, [info.key for info in infos])
+        infos = tuple(info for info in infos if with_weights or _is_no_weight(info.key))
         self._totals[folder] = sum(info.num_bytes for info in infos)
         return {info.key: _download(store, info, folder / info.key) for info in infos}
 
@@ -126,15 +119,16 @@ class Fetch:
 
 
 def _model_in_place(folder: Path, uri: str) -> Fetched:
-    if not folder.is_dir():
-        raise StoreRefused(_no_folder(uri))
     paths = sorted(path for path in folder.iterdir() if path.is_file() and is_model_file(path.name))
     _refuse_no_model(uri, [path.name for path in paths])
     return Fetched(path=folder, sha256=combine({path.name: hash_file(path) for path in paths}))
 
 
-def _no_folder(uri: str) -> str:
-    return f"{uri} is not a folder; wanted one with config.json and *.safetensors"
+def _folder_in_place(place: Place, uri: str) -> Path:
+    folder = folder_of(place)
+    if not folder.is_dir():
+        raise StoreRefused(f"{uri} is not a folder; wanted one with config.json and *.safetensors")
+    return folder
 
 
 def _is_no_weight(name: str) -> bool:

@@ -3,7 +3,6 @@
 python -m finetune_agent.rows_inputs CONFIG FOLDER
 """
 
-import os
 import sys
 from pathlib import Path
 from random import Random
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error.message}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"{error.filename or folder}: {error.strerror or os.strerror(error.errno or 0)}\n")
+        sys.stderr.write(f"{error.filename or folder}: {error.strerror}\n")
         return 1
     return 0
 

@@ -77,14 +77,15 @@ def drop_lost_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
 
 def give_back_spares_without_room(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
     """Room belongs to the places of this gang first, then to other gangs, then to spares, the running ones included."""
-    is_short = do_others_lack_room(gang.observed, gang.job.key)
-    if _is_whole(gang, answer.status) and not _do_others_wait(gang):
+    others_wait = do_others_wait(gang.observed, gang.job.key)
+    if _is_whole(gang, answer.status) and not others_wait:
         return answer
+    is_short = do_others_lack_room(gang.observed, gang.job.key)
     listed = {entry.serial for entry in answer.status.members}
     given = tuple(spare for spare in gang.spares if spare.serial in listed and (is_short or _has_no_room(spare)))
     if not given:
         return answer
-    why = "another gang waits for room" if _do_others_wait(gang) else "its own gang waits for room"
+    why = "another gang waits for room" if others_wait else "its own gang waits for room"
     events = tuple(Event(type="Normal", reason="SpareGivenBack", message=f"{spare.name}: {why}") for spare in given)
     return _without(replace(answer, events=(*answer.events, *events)), given)
 
@@ -96,7 +97,7 @@ def list_missing_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
     """
     status = answer.status
     missing = gang.job.spec.resources.spares - (len(status.members) - len(status.places))
-    if missing <= 0 or gang.is_past_training or not _is_whole(gang, status) or _do_others_wait(gang):
+    if missing <= 0 or gang.is_past_training or not _is_whole(gang, status) or do_others_wait(gang.observed, gang.job.key):
         return answer
     if _is_about_to_step(gang, status):
         return answer
@@ -171,10 +172,6 @@ def _is_whole(gang: Gang, status: JobStatus) -> bool:
 def _is_about_to_step(gang: Gang, status: JobStatus) -> bool:
     is_recovering = len(status.recoveries) > 0 and status.recoveries[-1].total_seconds is None
     return is_recovering and all(member.is_ready for member in gang.members)
-
-
-def _do_others_wait(gang: Gang) -> bool:
-    return do_others_wait(gang.observed, gang.job.key)
 
 
 def _has_no_room(spare: Member) -> bool:

@@ -61,8 +61,8 @@ def read_job(file: Path, scratch: Path, *, model: Path | None, data: Path | None
     jobs = [document for document in documents if _kind(document) == KIND] or [documents[0]]
     if len(jobs) > 1:
         raise FileRefused(f"{shown_name(file)}: holds {len(jobs)} jobs; wanted one FineTuneJob")
-    errors, local_errors = (tuple(error_lines(file, jobs[0], is_local=is_local)) for is_local in (False, True))
-    if errors and local_errors:
+    errors = tuple(error_lines(file, jobs[0], is_local=False))
+    if errors and any(error_lines(file, jobs[0], is_local=True)):
         raise FileRefused("\n".join(errors))
     value = copy.deepcopy(jobs[0].value)
     spec = value["spec"]
@@ -88,15 +88,19 @@ def read_job(file: Path, scratch: Path, *, model: Path | None, data: Path | None
 
 def _out_of_config_map(uri: str, documents: tuple[Document, ...], target: Path) -> str:
     """Rows in a ConfigMap of the same YAML become a file."""
-    scheme, _, rest = uri.partition("://")
-    name, _, key = rest.partition("/")
-    if scheme != Scheme.CONFIGMAP.value:
+    place = parse_place(uri)
+    if place.scheme is not Scheme.CONFIGMAP:
         return uri
     for document in documents:
         value = document.value
         metadata, data = (value.get(part) for part in ("metadata", "data")) if _kind(document) == "ConfigMap" else (None, None)
-        if isinstance(metadata, dict) and isinstance(data, dict) and metadata.get("name") == name and isinstance(data.get(key), str):
-            target.write_text(data[key])
+        if (
+            isinstance(metadata, dict)
+            and isinstance(data, dict)
+            and metadata.get("name") == place.container
+            and isinstance(data.get(place.path), str)
+        ):
+            target.write_text(data[place.path])
             return f"file://{target}"
     return uri
 
