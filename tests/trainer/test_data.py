@@ -57,10 +57,7 @@ def said_in(tokens, tokenizer, row=0):
         ([{"question": "x"}], "row 1: it has question; wanted messages, or prompt and completion, or text"),
         ([{"messages": []}], "row 1: messages: wanted a list with at least one message, got an empty list"),
         ([{"messages": [{"role": "user"}]}], "row 1: messages[0].content: wanted a string, got nothing"),
-        (
-            [{"messages": [{"role": "user", "content": 3}]}],
-            "row 1: messages[0].content: wanted a string, got 3 (a list of text parts is read too)",
-        ),
+        ([{"messages": [{"role": "user", "content": 3}]}], "row 1: messages[0].content: wanted a string, got a number"),
         ([{"prompt": "a", "completion": "b"}, {"prompt": "a"}], "row 2: has no completion"),
         ([{"text": ""}], "row 1: text is empty"),
         ([{"messages": [{"role": "user", "content": "a"}]}], "row 1: no message has the role assistant"),

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_trainer.columns import got, kind_of_value
+
 _WEIGHTS = ("weight", "train", "trainable")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Links between calls and results, and names of speakers: a template may show them or not.
@@ -47,20 +49,9 @@ def parse_pair(content: Mapping[str, Any]) -> Conversation:
     return Conversation(messages=parsed.messages, tools=parsed.tools, trained=trained, unknown=parsed.unknown)
 
 
-def kind_of(value: object) -> str:
-    """A value in the words of a message; texts are not quoted, rows may hold secrets."""
-    if isinstance(value, str):
-        return f"a string of {len(value)} characters" if value else "an empty string"
-    if isinstance(value, list):
-        return f"a list of {len(value)}" if value else "an empty list"
-    if isinstance(value, dict):
-        return "an object"
-    return "null" if value is None else json.dumps(value)[:_SHOWN_CHARS]
-
-
 def _list_of(value: object, name: str) -> list[tuple[str, Any]]:
     if not isinstance(value, list) or not value:
-        raise Misshapen(f"{name}: wanted a list with at least one message, got {kind_of(value)}")
+        raise Misshapen(f"{name}: wanted a list with at least one message, got {kind_of_value(value)}")
     return [(f"{name}[{index}]", message) for index, message in enumerate(value)]
 
 
@@ -68,7 +59,7 @@ def _parse(placed: Sequence[tuple[str, Any]], content: Mapping[str, Any]) -> Con
     messages, trained, unknown = [], [], set[str]()
     for where, message in placed:
         if not isinstance(message, dict):
-            raise Misshapen(f"{where}: wanted an object with role and content, got {kind_of(message)}")
+            raise Misshapen(f"{where}: wanted an object with role and content, got {kind_of_value(message)}")
         given = {str(name): value for name, value in message.items() if value is not None}
         unknown |= given.keys() - set(_KNOWN)
         trained.append(_is_trained(given, where))
@@ -79,7 +70,7 @@ def _parse(placed: Sequence[tuple[str, Any]], content: Mapping[str, Any]) -> Con
 def _message(given: dict[str, Any], message: dict[str, Any], where: str) -> dict[str, Any]:
     role = given.get("role")
     if not isinstance(role, str) or not role:
-        raise Misshapen(f"{where}.role: wanted a string such as user or assistant, got {_got(message, 'role')}")
+        raise Misshapen(f"{where}.role: wanted a string such as user or assistant, got {got(message, 'role')}")
     calls = _calls(given, where)
     thought = next(((name, given[name]) for name in _THOUGHTS if name in given), None)
     parsed: dict[str, Any] = {"role": role}
@@ -88,7 +79,7 @@ def _message(given: dict[str, Any], message: dict[str, Any], where: str) -> dict
     elif calls or role == "tool" or (thought and role == "assistant"):
         parsed["content"] = ""
     else:
-        raise Misshapen(f"{where}.content: wanted a string, got {_got(message, 'content')}")
+        raise Misshapen(f"{where}.content: wanted a string, got {got(message, 'content')}")
     if thought:
         parsed["reasoning_content"] = _text(thought[1], f"{where}.{thought[0]}")
     if calls:
@@ -107,26 +98,31 @@ def _is_trained(given: dict[str, Any], where: str) -> bool:
             continue
         value = given[name]
         if name == "weight" and (isinstance(value, bool) or value not in (0, 1)):
-            raise Misshapen(f"{where}.weight: wanted 0 or 1, got {kind_of(value)}; other weights are not supported")
+            raise Misshapen(f"{where}.weight: wanted 0 or 1, got {_shown_weight(value)}; other weights are not supported")
         if name != "weight" and not isinstance(value, bool):
-            raise Misshapen(f"{where}.{name}: wanted true or false, got {kind_of(value)}")
+            raise Misshapen(f"{where}.{name}: wanted true or false, got {kind_of_value(value)}")
         answers.append(bool(value))
     if len(set(answers)) > 1:
         raise Misshapen(f"{where}: {', '.join(name for name in _WEIGHTS if name in given)} contradict each other; keep one of them")
     return all(answers)
 
 
+def _shown_weight(value: object) -> str:
+    """A number of a field that controls training is no content: it may be told."""
+    return json.dumps(value)[:_SHOWN_CHARS] if isinstance(value, (int, float)) else kind_of_value(value)
+
+
 def _text(value: object, where: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise Misshapen(f"{where}: wanted a string, got {kind_of(value)} (a list of text parts is read too)")
+        raise Misshapen(f"{where}: wanted a string, got {kind_of_value(value)} (a list of text parts is read too)")
     texts = []
     for index, part in enumerate(value):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         text = part.get("text") if isinstance(part, dict) else part
         if kind != "text" or not isinstance(text, str):
-            shown = kind_of(part) if not isinstance(part, dict) else f"a part of type {str(kind)[:_SHOWN_CHARS]}"
+            shown = kind_of_value(part) if not isinstance(part, dict) else f"a part of type {str(kind)[:_SHOWN_CHARS]}"
             raise Misshapen(f'{where}[{index}]: wanted a part {{"type": "text", "text": ...}}, got {shown}; only text can be trained on')
         texts.append(text)
     return "".join(texts)
@@ -140,7 +136,7 @@ def _calls(given: dict[str, Any], where: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Misshapen(f"{where}.{name}: wanted a list of calls, got {kind_of(value)}")
+        raise Misshapen(f"{where}.{name}: wanted a list of calls, got {kind_of_value(value)}")
     return [_call(call, f"{where}.{name}[{index}]" if name == "tool_calls" else f"{where}.{name}") for index, call in enumerate(value)]
 
 
@@ -148,11 +144,11 @@ def _call(value: object, where: str) -> dict[str, Any]:
     call = _read_json(value, where)
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise Misshapen(f"{where}: wanted a call with function.name and function.arguments, got {kind_of(call)} without them")
+        raise Misshapen(f"{where}: wanted a call with function.name and function.arguments, got {kind_of_value(call)} without them")
     arguments = function.get("arguments", {})
     arguments = {} if arguments in (None, "") else _read_json(arguments, f"{where}.function.arguments")
     if not isinstance(arguments, dict):
-        raise Misshapen(f"{where}.function.arguments: wanted a JSON object, got {kind_of(arguments)}")
+        raise Misshapen(f"{where}.function.arguments: wanted a JSON object, got {kind_of_value(arguments)}")
     outer = {name: one for name, one in call.items() if name in ("id", "type") and one is not None} if isinstance(call, dict) else {}
     return {"type": "function", **outer, "function": {"name": function["name"], "arguments": arguments}}
 
@@ -162,11 +158,11 @@ def _tools(value: object) -> list[Any] | None:
     if tools is None or tools == []:
         return None
     if not isinstance(tools, list):
-        raise Misshapen(f"tools: wanted a list of tools, got {kind_of(tools)}")
+        raise Misshapen(f"tools: wanted a list of tools, got {kind_of_value(tools)}")
     parsed = [_read_json(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
     for index, tool in enumerate(parsed):
         if not isinstance(tool, dict):
-            raise Misshapen(f"tools[{index}]: wanted an object that describes a function, got {kind_of(tool)}")
+            raise Misshapen(f"tools[{index}]: wanted an object that describes a function, got {kind_of_value(tool)}")
     return [_without_nulls(tool) for tool in parsed]
 
 
@@ -184,8 +180,4 @@ def _read_json(value: object, where: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise Misshapen(f"{where}: wanted JSON, got {kind_of(value)} that is none") from None
-
-
-def _got(message: dict[str, Any], name: str) -> str:
-    return kind_of(message[name]) if name in message else "nothing"
+        raise Misshapen(f"{where}: wanted JSON, got {kind_of_value(value)} that is none") from None

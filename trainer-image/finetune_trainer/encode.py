@@ -12,7 +12,8 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune_trainer.conversation import Conversation, Misshapen, kind_of, parse_messages, parse_pair
+from finetune_trainer.columns import kind_of_value
+from finetune_trainer.conversation import Conversation, Misshapen, parse_messages, parse_pair
 from finetune_trainer.notes import OPEN_TURN, shows_date, unread_key
 from finetune_trainer.rows import Row, RowError, Rows
 from finetune_trainer.spans import Span, TurnHidden, Turns
@@ -87,7 +88,7 @@ class Encoder:
         for name in names:
             value = row.content.get(name)
             if not isinstance(value, str):
-                raise Misshapen(f"{name}: wanted a string, got {kind_of(value)}")
+                raise Misshapen(f"{name}: wanted a string, got {kind_of_value(value)}")
         if not row.content[names[-1]]:
             raise Misshapen(f"{names[-1]} is empty: there is nothing to train on")
         parts = [self._ids(row.content[name]) for name in names]
