@@ -1,7 +1,8 @@
 """The rows of a data set, one at a time: chat messages, prompt/completion or text. Errors name a row by number and show nothing of it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as made
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,9 +48,9 @@ class Rows:
     form: Form
     files: tuple[Path, ...]
     columns: Columns | None = None
-    bases: list[int] = field(default_factory=lambda: [0])
+    bases: list[int] = made(default_factory=lambda: [0])
     share: float = 0.0
-    unused: dict[str, int] = field(default_factory=dict)
+    unused: dict[str, int] = made(default_factory=dict)
     has_form: bool = True  # None of the first rows has one: then each row is bad
 
     def __iter__(self) -> Iterator[Row | RowError | None]:

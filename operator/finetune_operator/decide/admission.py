@@ -151,6 +151,6 @@ def _queued(
 
 def backoff_seconds(uid: str, attempts: int) -> float:
     """Spread by the job's uid, so that gangs that gave back together do not come back together."""
-    seconds = min(FIRST_BACKOFF_SECONDS * 2 ** min(max(attempts - 1, 0), 30), MAX_BACKOFF_SECONDS)
+    seconds: float = min(FIRST_BACKOFF_SECONDS * 2 ** min(max(attempts - 1, 0), 30), MAX_BACKOFF_SECONDS)
     share = int.from_bytes(sha256(f"{uid}:{attempts}".encode()).digest()[:4], "big") / 2**32
     return round(seconds * (1 + BACKOFF_JITTER * (2 * share - 1)), 3)
