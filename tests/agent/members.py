@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
+from tests.builders.machine import HANG_SECONDS
 
 from finetune_contract.config import JobConfig
 from finetune_contract.messages import Hello, MemberPhase, Peer, PhaseChanged, Start, parse_from_agent, render_message
@@ -63,14 +64,16 @@ class FakeCoordinator:
     async def order(self, uid: str, order) -> None:
         await self.sockets[uid].send_str(render_message(order))
 
-    async def until(self, is_so: Callable[[], object], seconds: float = 30) -> None:
+    async def until(self, is_so: Callable[[], object], seconds: float = HANG_SECONDS) -> None:
         async with self._changed:
             await asyncio.wait_for(self._changed.wait_for(is_so), seconds)
 
     def heard(self, uid: str, kind: type) -> list:
         return [message for message in self.said.get(uid, []) if isinstance(message, kind)]
 
-    async def until_phase(self, uid: str, phase: MemberPhase, formation: int | None = None, seconds: float = 30) -> PhaseChanged | Hello:
+    async def until_phase(
+        self, uid: str, phase: MemberPhase, formation: int | None = None, seconds: float = HANG_SECONDS
+    ) -> PhaseChanged | Hello:
         def found() -> list:
             said = [m for m in self.said.get(uid, []) if isinstance(m, PhaseChanged | Hello)]
             return [m for m in said if m.phase is phase and formation in {None, m.formation}]

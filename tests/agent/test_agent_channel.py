@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from tests.agent.builders import a_config
 from tests.agent.members import FakeCoordinator, write_channel
+from tests.builders.machine import slowness
 
 from finetune_agent.channel import Channel
 from finetune_contract.messages import Exit, Hello, MemberPhase, Probe, Probed, Warned
@@ -117,7 +118,7 @@ async def test_an_address_at_which_nothing_answers_is_not_waited_for_long(channe
         await asyncio.sleep(0.3)  # it hangs in its first attempt
         assert not channel.is_connected
         write_channel(tmp_path / "channel", coordinator.port)
-        await coordinator.until(lambda: len(coordinator.heard("a", Hello)) == 2, seconds=2.0)
+        await coordinator.until(lambda: len(coordinator.heard("a", Hello)) == 2, seconds=2 * slowness())
 
 
 async def test_a_frame_that_is_no_order_is_left_out_and_the_next_is_taken(channel, coordinator):

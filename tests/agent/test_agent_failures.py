@@ -7,6 +7,7 @@ import signal
 import pytest
 from tests.agent.builders import a_config, a_training
 from tests.agent.members import start_all
+from tests.builders.machine import slowness
 
 from finetune_agent.proc_tree import below, read_processes
 from finetune_contract.failures import FailureClass, FailureReport
@@ -44,13 +45,13 @@ async def test_a_killed_worker_is_reported_within_two_seconds_and_the_next_forma
     await train(coordinator, members)
     (victim,) = workers_below(members[1].pid)
     os.kill(victim, signal.SIGKILL)
-    await coordinator.until(lambda: coordinator.heard("b", Failed), seconds=2)
+    await coordinator.until(lambda: coordinator.heard("b", Failed), seconds=2 * slowness())
     report = coordinator.heard("b", Failed)[0].report
     assert (report.failure_class, report.signal, report.rank) == (FailureClass.INFRASTRUCTURE, "SIGKILL", 1)
-    await coordinator.until(lambda: coordinator.heard("a", Failed), seconds=3)
+    await coordinator.until(lambda: coordinator.heard("a", Failed), seconds=3 * slowness())
     assert "peer lost" in coordinator.heard("a", Failed)[0].report.message
     for member in members:
-        failed = await coordinator.until_phase(member.uid, MemberPhase.FAILED, 1, seconds=3)
+        failed = await coordinator.until_phase(member.uid, MemberPhase.FAILED, 1, seconds=3 * slowness())
         assert workers_below(member.pid) == []
     step = failed.snapshot.step
     await start_all(list(reversed(members)), coordinator, formation=2, resume=failed.snapshot, resume_node_rank=0)
@@ -68,7 +69,7 @@ async def test_a_launcher_or_a_zygote_that_is_killed_takes_its_workers_along_and
     parents = {entry.pid: entry.parent for entry in below(member.pid)}
     launcher = parents[worker]
     os.kill(launcher if which == "launcher" else parents[launcher], signal.SIGKILL)
-    await coordinator.until_phase("a", MemberPhase.FAILED, 1, seconds=5)
+    await coordinator.until_phase("a", MemberPhase.FAILED, 1, seconds=5 * slowness())
     assert coordinator.heard("a", Failed)[0].report.failure_class is FailureClass.INFRASTRUCTURE
     assert worker not in {entry.pid for entry in read_processes()}
     await start_all([member], coordinator, formation=2)

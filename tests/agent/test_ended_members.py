@@ -50,10 +50,10 @@ class RealLife:
     async def finish_unwatched(self) -> list[PodView]:
         members = await self.begin(self.config, "a", "b")
         for member in members:
-            await self.coordinator.until_phase(member.uid, MemberPhase.READY, seconds=120)
+            await self.coordinator.until_phase(member.uid, MemberPhase.READY)
         await start_all(members, self.coordinator, formation=1)
         for member in members:
-            await self.coordinator.until_phase(member.uid, MemberPhase.FINISHED, 1, seconds=120)
+            await self.coordinator.until_phase(member.uid, MemberPhase.FINISHED, 1)
         await self.coordinator.close()
         for member in members:
             member.child.terminate()
@@ -61,7 +61,7 @@ class RealLife:
 
     async def told_to_exit(self) -> PodView:
         (member,) = await self.begin(self.config, "a")
-        await self.coordinator.until_phase("a", MemberPhase.READY, seconds=120)
+        await self.coordinator.until_phase("a", MemberPhase.READY)
         await self.coordinator.order("a", Exit(term=1, why="no longer needed"))
         return await self._view(1, member)
 

@@ -15,6 +15,7 @@ from tests.agent.builders import a_config, write_inputs
 from tests.agent.fake_hub import COMMIT, MODEL, a_hub
 from tests.agent.members import Member, write_config
 from tests.agent.object_stores import an_error, serving, write_credentials
+from tests.builders.machine import HANG_SECONDS
 
 from finetune_agent.digests import combine
 from finetune_agent.fetch import copy_of_key
@@ -228,7 +229,7 @@ def environment_of(folder, config, endpoint: str) -> dict[str, str]:
 def run_child(folder, config, endpoint: str, file_bytes=None) -> list:
     limit = None if file_bytes is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     child = subprocess.run(
-        TRANSFER, env=environment_of(folder, config, endpoint), stdout=subprocess.PIPE, check=True, timeout=120, preexec_fn=limit
+        TRANSFER, env=environment_of(folder, config, endpoint), stdout=subprocess.PIPE, check=True, timeout=HANG_SECONDS, preexec_fn=limit
     )
     return [parse_transfer_report(line) for line in child.stdout.splitlines()]
 
@@ -289,7 +290,7 @@ def test_a_look_at_the_rows_fetches_no_weights(tmp_path):
     with a_hub() as endpoint:
         environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         command = [sys.executable, "-m", "finetune_agent.rows_inputs", str(config), str(tmp_path / "scratch")]
-        child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=120)
+        child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=HANG_SECONDS)
     found = RowsInputs.model_validate_json(child.stdout)
     assert Path(found.dataset_file).read_text() == '{"text": "one"}\n'
     assert sorted(path.name for path in Path(found.tokenizer_dir).iterdir() if path.is_file()) == ["config.json", "tokenizer.json"]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 import pytest
+from tests.builders.machine import HANG_SECONDS
 from tests.coordinator.test_sessions import hello, progress
 
 from finetune_contract.messages import Exit, MemberPhase, PhaseChanged, Probe, parse_order, render_message
@@ -59,7 +60,7 @@ async def test_an_agent_says_hello_and_takes_an_order() -> None:
         await agent.send_str(render_message(hello()))
         assert (await until(bench.session)).phase is MemberPhase.TRAINING
         bench.coordinator.send("m1", Exit(term=3, why="surplus"))
-        assert parse_order((await agent.receive(timeout=5)).data) == Exit(term=3, why="surplus")
+        assert parse_order((await agent.receive(timeout=HANG_SECONDS)).data) == Exit(term=3, why="surplus")
 
 
 async def test_orders_arrive_in_order() -> None:
@@ -68,7 +69,7 @@ async def test_orders_arrive_in_order() -> None:
         await until(bench.session)
         for number in range(20):
             bench.coordinator.send("m1", Probe(term=1, peer_uid=str(number), address="10.0.0.2"))
-        received = [parse_order((await agent.receive(timeout=5)).data).peer_uid for _ in range(20)]
+        received = [parse_order((await agent.receive(timeout=HANG_SECONDS)).data).peer_uid for _ in range(20)]
         assert received == [str(number) for number in range(20)]
 
 
@@ -80,7 +81,7 @@ async def test_an_order_that_a_next_pass_repeats_at_once_goes_out_once() -> None
         for order in orders:
             bench.coordinator.send("m1", order)
         bench.coordinator.send("m1", Probe(term=4, peer_uid="end", address="10.0.0.2"))
-        received = [parse_order((await agent.receive(timeout=5)).data) for _ in range(3)]
+        received = [parse_order((await agent.receive(timeout=HANG_SECONDS)).data) for _ in range(3)]
         assert [order.term for order in received] == [3, 4, 4]
 
 
@@ -95,7 +96,7 @@ async def test_a_refused_token_gets_401_with_the_reason(header, words) -> None:
 async def test_a_member_cannot_speak_for_another_one(stranger) -> None:
     async with running() as bench, bench.connect("m1") as agent:
         await agent.send_str(render_message(stranger))
-        closed = await agent.receive(timeout=5)
+        closed = await agent.receive(timeout=HANG_SECONDS)
         assert closed.type is aiohttp.WSMsgType.CLOSE
         assert closed.data == aiohttp.WSCloseCode.POLICY_VIOLATION
         assert bench.coordinator.observe("job") == bench.coordinator.observe("other") == ()
@@ -104,7 +105,7 @@ async def test_a_member_cannot_speak_for_another_one(stranger) -> None:
 async def test_hello_must_come_first() -> None:
     async with running() as bench, bench.connect() as agent:
         await agent.send_str(render_message(progress(1)))
-        assert (await agent.receive(timeout=5)).extra == "the first message must be hello"
+        assert (await agent.receive(timeout=HANG_SECONDS)).extra == "the first message must be hello"
 
 
 async def test_unknown_messages_are_ignored() -> None:
@@ -131,9 +132,9 @@ async def test_a_newer_connection_replaces_the_older() -> None:
         await until(bench.session)
         await newer.send_str(render_message(hello(formation=5)))
         await until(lambda: bench.session().formation == 5)
-        assert (await older.receive(timeout=5)).extra == "replaced by a newer connection"
+        assert (await older.receive(timeout=HANG_SECONDS)).extra == "replaced by a newer connection"
         bench.coordinator.send("m1", Exit(term=1, why="x"))
-        assert isinstance(parse_order((await newer.receive(timeout=5)).data), Exit)
+        assert isinstance(parse_order((await newer.receive(timeout=HANG_SECONDS)).data), Exit)
         assert bench.session().is_connected
 
 
@@ -143,7 +144,7 @@ async def test_forget_closes_the_channel_and_drops_the_session() -> None:
         await until(bench.session)
         bench.coordinator.forget("m1")
         assert bench.session() is None
-        assert (await agent.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+        assert (await agent.receive(timeout=HANG_SECONDS)).type is aiohttp.WSMsgType.CLOSE
         assert bench.coordinator.num_connected == 0
 
 
@@ -189,7 +190,7 @@ async def test_stop_closes_every_channel_and_start_serves_again() -> None:
         await agent.send_str(render_message(hello()))
         await until(bench.session)
         await bench.coordinator.stop()
-        assert (await agent.receive(timeout=5)).type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED}
+        assert (await agent.receive(timeout=HANG_SECONDS)).type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED}
         port = await bench.coordinator.start("127.0.0.1", 0)
         again = await bench.http.ws_connect(f"http://127.0.0.1:{port}/channel", headers={"Authorization": "Bearer m1"})
         await again.send_str(render_message(hello(formation=9)))

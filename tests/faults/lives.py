@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.builders.machine import HANG_SECONDS
 from tests.faults.ledger import Figures
 from tests.faults.steps import StepLog, Strike
 from tests.faults.worker import PLAN, STEP_LOG, WORKER, Plan
@@ -48,10 +49,10 @@ class Scene:
     def strike(self, *, is_warned: bool = False) -> None:
         self.strikes.append(Strike(at=time.monotonic(), formation=self.run.status.last_formation, is_warned=is_warned))
 
-    async def reach(self, step: int, *, deadline_seconds: float = 90) -> None:
+    async def reach(self, step: int, *, deadline_seconds: float = HANG_SECONDS) -> None:
         await reach(self.run, step, deadline_seconds=deadline_seconds)
 
-    async def until(self, what: str, ask: Callable[[LocalRun], object], *, deadline_seconds: float = 60) -> Any:
+    async def until(self, what: str, ask: Callable[[LocalRun], object], *, deadline_seconds: float = HANG_SECONDS) -> Any:
         """The first true answer."""
         return await self.run.wait_until(what, ask, deadline_seconds=deadline_seconds)
 
@@ -124,7 +125,7 @@ async def live(
     disturb: Callable[[Scene], Awaitable[None]],
     *,
     plan: Plan | None = None,
-    deadline_seconds: float = 150,
+    deadline_seconds: float = HANG_SECONDS,
 ) -> Life:
     """Run a job, disturb it, and wait for its end."""
     async with staged(folder, document, plan=plan) as scene:
@@ -183,7 +184,7 @@ def judge(
     assert (counted.crashes, counted.disruptions) == (crashes, disruptions), (life.status.recoveries, life.events)
 
 
-async def reach(run: LocalRun, step: int, *, deadline_seconds: float = 60) -> None:
+async def reach(run: LocalRun, step: int, *, deadline_seconds: float = HANG_SECONDS) -> None:
     await run.wait_until(f"step {step}", lambda run: run.step >= step, deadline_seconds=deadline_seconds)
 
 

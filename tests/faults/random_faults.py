@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 from examples.make_tiny_model import make_tiny_model
+from tests.builders.machine import HANG_SECONDS
 from tests.faults.ledger import LINES, Figures, record, result_of
 from tests.faults.lives import Life, Scene, a_fault_document, leave, live, tell
 from tests.faults.tally import Tally, keep_run
@@ -126,7 +127,7 @@ async def run_job(campaign: Campaign, number: int, inputs: Path, folder: Path, t
 
     document = a_fault_document(folder, inputs, training={"maxSteps": campaign.num_steps})
     document["spec"]["restartPolicy"] = {"maxCrashesWithoutProgress": 100}  # random kills may well meet a job that made no step yet
-    return await live(folder, document, disturb, deadline_seconds=600)
+    return await live(folder, document, disturb, deadline_seconds=2 * HANG_SECONDS)
 
 
 async def run_campaign(campaign: Campaign, *, first_job: int, is_enough: Callable[[Tally], bool]) -> Tally:

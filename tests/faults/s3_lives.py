@@ -16,6 +16,7 @@ from zlib import crc32
 import boto3
 import pytest
 from tests.agent.object_stores import write_credentials
+from tests.builders.machine import HANG_SECONDS
 from tests.faults.lives import Life, a_fault_document, sample_digest
 from tests.faults.store_proxy import StoreProxy, proxied
 from tests.local.runs import a_run
@@ -133,7 +134,7 @@ class S3:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(self.get(key))
 
-    async def live(self, document: dict, disturb: Callable[[LocalRun], object], *, deadline_seconds: float = 120) -> Life:
+    async def live(self, document: dict, disturb: Callable[[LocalRun], object], *, deadline_seconds: float = HANG_SECONDS) -> Life:
         """Run a job, disturb it, and wait for its end."""
         async with a_run(self.folder, document, FINETUNE_CREDENTIALS_DIR=str(self.credentials)) as run:
             await disturb(run)
@@ -188,7 +189,7 @@ def checkpointed(run: LocalRun) -> tuple[str, str]:
     return ("", "") if condition is None else (condition.status, condition.reason)
 
 
-async def reach_checkpointed(run: LocalRun, *wanted: str, deadline_seconds: float = 60) -> str:
+async def reach_checkpointed(run: LocalRun, *wanted: str, deadline_seconds: float = HANG_SECONDS) -> str:
     """Wait for a status and a reason of the condition; its message."""
     what = f"Checkpointed {wanted}"
     await run.wait_until(what, lambda run: checkpointed(run) == wanted, deadline_seconds=deadline_seconds)

@@ -13,7 +13,7 @@ def harm(tmp_path):
 
     async def disturb(scene):
         file = tmp_path / "steps.harmed"
-        await scene.until("the harm", lambda run: file.exists() or run.status.is_ended, deadline_seconds=90)
+        await scene.until("the harm", lambda run: file.exists() or run.status.is_ended)
         if file.exists():
             scene.strikes.append(Strike(at=float(file.read_text().split()[0]), formation=1))
 

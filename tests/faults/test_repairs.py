@@ -4,6 +4,7 @@ import asyncio
 import signal
 
 import pytest
+from tests.builders.machine import HANG_SECONDS
 from tests.faults.lives import NUM_STEPS, a_fault_document, judge, live, manifests, tell
 from tests.local.runs import a_run
 
@@ -109,9 +110,9 @@ async def test_a_job_suspended_in_mid_recovery_saves_and_goes_on_where_it_was(un
 async def test_a_job_deleted_in_mid_recovery_leaves_nothing(inputs, tmp_path, figures):
     document = a_fault_document(tmp_path, inputs)
     async with a_run(tmp_path, document) as run:
-        await run.wait_until("half way", lambda run: run.step >= MIDDLE, deadline_seconds=90)
+        await run.wait_until("half way", lambda run: run.step >= MIDDLE, deadline_seconds=HANG_SECONDS)
         run.kill_member(run.members[1])
-        await run.wait_until("a new member", lambda run: run.status.last_serial == 3, deadline_seconds=30)
+        await run.wait_until("a new member", lambda run: run.status.last_serial == 3, deadline_seconds=HANG_SECONDS)
         key = run.job.key
         del run._jobs._jobs[key]
         run._reconciler.wake(key)
@@ -131,7 +132,7 @@ async def test_a_job_edited_in_mid_recovery_ends_with_the_same_bytes(undisturbed
     judge(life, undisturbed, figures, crashes=1)
 
 
-async def until_nothing_lives(folder, deadline_seconds=70):
+async def until_nothing_lives(folder, deadline_seconds=HANG_SECONDS):
     for _ in range(10 * deadline_seconds):
         if not processes_in(folder):
             return

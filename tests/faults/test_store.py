@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from tests.agent.object_stores import an_s3_store
+from tests.builders.machine import HANG_SECONDS
 from tests.faults.lives import NUM_STEPS, leave, lost_steps, reach
 from tests.faults.s3_lives import Pauses, assert_undisturbed, checkpointed, reach_checkpointed, reasons, saver_of, state_of
 from tests.faults.store_proxy import Meddling
@@ -23,7 +24,7 @@ async def kill_all(run) -> None:
     killed = run.members
     for member in killed:
         run.kill_member(member)
-    await run.wait_until("their end", lambda _run: not any(processes_in(member.folder) for member in killed), deadline_seconds=10)
+    await run.wait_until("their end", lambda _run: not any(processes_in(member.folder) for member in killed), deadline_seconds=HANG_SECONDS)
 
 
 def flip(data: bytes) -> bytes:
@@ -49,7 +50,7 @@ def lose(data: bytes) -> None:
 async def test_19_the_newest_commit_in_s3_is_spoiled(which, harm, store, undisturbed, inputs, figures):
     async def newest_is_spoiled_and_all_are_killed(run):
         await reach(run, MIDDLE)
-        await run.wait_until("two commits", lambda _run: len(store.manifests()) >= 2, deadline_seconds=30)
+        await run.wait_until("two commits", lambda _run: len(store.manifests()) >= 2, deadline_seconds=HANG_SECONDS)
         await kill_all(run)
         key = store.manifests()[-1] if which == "manifest" else state_of(store.manifests()[-1])
         store.put(key, harm(store.get(key)))
@@ -95,7 +96,7 @@ async def test_21_every_request_is_answered_503_for_a_while(store, undisturbed, 
     async def disturb(run):
         nonlocal lag
         await reach(run, 10)
-        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=30)
+        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=HANG_SECONDS)
         store.proxy.meddle = some_of(1.0)
         watching = asyncio.create_task(pauses.watch(run))
         message = await reach_checkpointed(run, "False", "StorageUnavailable")
@@ -139,11 +140,13 @@ async def test_21_a_resume_waits_until_the_store_is_back(store, undisturbed, inp
     async def disturb(run):
         nonlocal committed
         await reach(run, MIDDLE)
-        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=30)
+        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=HANG_SECONDS)
         await store.proxy.shut()
         committed = store.newest_step()
         await kill_all(run)
-        await run.wait_until("its replacement", lambda run: run.status.last_formation == 1 and len(run.members) == 2, deadline_seconds=30)
+        await run.wait_until(
+            "its replacement", lambda run: run.status.last_formation == 1 and len(run.members) == 2, deadline_seconds=HANG_SECONDS
+        )
         await asyncio.sleep(15)
         assert run.status.phase in {"Recovering", "Preparing", "Starting"}, run.status.phase
         await store.proxy.open()
@@ -159,7 +162,7 @@ async def test_22_a_slow_store_gets_fewer_commits_and_delays_no_step(store, undi
     pauses, slow = Pauses(), Meddling(bytes_per_second=1_000_000)
 
     async def disturb(run):
-        size = await run.wait_until("a commit", lambda _run: store.size_of_a_state(), deadline_seconds=60)
+        size = await run.wait_until("a commit", lambda _run: store.size_of_a_state(), deadline_seconds=HANG_SECONDS)
         slow_enough = Meddling(bytes_per_second=size / 3)  # 3 s for a state, as for one of 3 MB at 1 MB/s
         store.proxy.meddle = lambda request: slow_enough if request.is_state else slow
         await pauses.watch(run)
@@ -190,7 +193,7 @@ async def test_22_connections_are_reset_in_mid_upload_and_mid_download(store, un
         await reach(run, 5)
         store.proxy.meddle = meddle
         await reach(run, MIDDLE)
-        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=30)
+        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=HANG_SECONDS)
         await kill_all(run)
 
     life = await store.live(store.document(inputs), disturb)
@@ -207,7 +210,9 @@ async def test_22_a_store_that_never_answers_is_said_and_a_leaving_member_says_w
         store.proxy.meddle = lambda _request: Meddling(never_answers=True)
         await reach_checkpointed(run, "False", "StorageUnavailable")
         leave(saver_of(run))
-        await run.wait_until("its warning", lambda run: "CommitLate" in [event.reason for event in run.events], deadline_seconds=60)
+        await run.wait_until(
+            "its warning", lambda run: "CommitLate" in [event.reason for event in run.events], deadline_seconds=HANG_SECONDS
+        )
         store.proxy.meddle = lambda _request: Meddling()
 
     document = store.document(inputs)
@@ -238,7 +243,7 @@ async def test_23_refused_credentials_are_said_and_rotated_ones_are_taken(code, 
 
     async def disturb(run):
         await reach(run, 10)
-        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=30)
+        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=HANG_SECONDS)
         store.proxy.meddle = only_for("rotated", code)
         watching = asyncio.create_task(pauses.watch(run))
         assert words in await reach_checkpointed(run, "False", "StorageRefused")
@@ -262,13 +267,13 @@ async def test_24_a_store_that_ignores_conditions_is_said_at_the_start_and_two_f
     store.proxy.meddle = lambda _request: Meddling(strips=frozenset({"if-none-match"}))
 
     async def disturb(run):
-        await run.wait_until("formation 1", lambda run: run.status.last_formation == 1, deadline_seconds=60)
+        await run.wait_until("formation 1", lambda run: run.status.last_formation == 1, deadline_seconds=HANG_SECONDS)
         assert "ConditionalWritesIgnored" in [event.reason for event in run.events]
         await reach(run, MIDDLE)
-        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=30)
+        await run.wait_until("a commit", lambda _run: store.manifests(), deadline_seconds=HANG_SECONDS)
         run.kill_member(saver_of(run))
         await run.wait_until(
-            "formation 2", lambda run: run.status.last_formation == 2 and checkpointed(run)[0] == "True", deadline_seconds=60
+            "formation 2", lambda run: run.status.last_formation == 2 and checkpointed(run)[0] == "True", deadline_seconds=HANG_SECONDS
         )
 
     life = await store.live(store.document(inputs), disturb)

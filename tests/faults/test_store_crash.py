@@ -8,6 +8,7 @@ import asyncio
 from random import Random
 
 import pytest
+from tests.builders.machine import HANG_SECONDS
 from tests.faults.s3_lives import assert_undisturbed, saver_of
 from tests.faults.store_proxy import Meddling, Request
 
@@ -69,22 +70,24 @@ async def test_20_an_agent_is_killed_at_any_byte_of_its_uploads(number, store, u
         store.proxy.meddle = killer.meddle
         looking = asyncio.create_task(keep_looking(store, looks))
         for cut in own_cuts:
-            await run.wait_until("a commit of the newest formation", has_committed, deadline_seconds=60)
+            await run.wait_until("a commit of the newest formation", has_committed, deadline_seconds=HANG_SECONDS)
             # Without progress in between, the third crash is the end of a job.
-            await run.wait_until("progress", lambda run, furthest=furthest: run.step > furthest, deadline_seconds=60)
+            await run.wait_until("progress", lambda run, furthest=furthest: run.step > furthest, deadline_seconds=HANG_SECONDS)
             killed = run.status.last_formation
             killer.arm(cut)
             async with asyncio.timeout(30):
                 await killer.killed.wait()
             furthest = run.step
-            await run.wait_until("the next formation", lambda run, killed=killed: run.status.last_formation > killed, deadline_seconds=60)
+            await run.wait_until(
+                "the next formation", lambda run, killed=killed: run.status.last_formation > killed, deadline_seconds=HANG_SECONDS
+            )
             assert not looking.done(), looking.result()
         looking.cancel()
 
     # One member: what it had in memory dies with it, and every resume is from the store.
     nodes = {"nodes": {"min": 1, "max": 1}}
     document = store.document(inputs, checkpoint={"minIntervalSeconds": 0}, resources=nodes)
-    life = await store.live(document, kill_again_and_again, deadline_seconds=300)
+    life = await store.live(document, kill_again_and_again, deadline_seconds=HANG_SECONDS)
     assert_undisturbed(life, undisturbed)
     assert store.check_commits() > 0
     assert len(looks) > KILLS_A_LIFE

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.builders.machine import HANG_SECONDS
 from tests.faults.lives import LONG, NUM_STEPS, lost_steps, reach
 from tests.faults.s3_lives import assert_undisturbed, reach_checkpointed, reasons, saver_of
 from tests.faults.store_proxy import Meddling
@@ -18,6 +19,7 @@ MIDDLE = NUM_STEPS // 2
 # Python runs it before anything else: the agent and its children see a small file system where their caches, or all their files, are.
 SMALL_DISK = """
 import ctypes, os
+from tests.builders.machine import HANG_SECONDS
 if "SMALL_DISK" in os.environ:
     folder, size = os.environ.pop("SMALL_DISK").split(":")
     folder = os.path.join(os.environ["FINETUNE_WORK_DIR"], folder)
@@ -116,7 +118,9 @@ async def test_26_commits_need_no_disk(change_member, store, undisturbed, inputs
         filler = Path(f"/proc/{saver.pid}/root{saver.folder}/work/filler")
         fill(filler)
         before = store.newest_step() if store.manifests() else 0
-        await run.wait_until("later commits", lambda _run: store.manifests() and store.newest_step() > before + 5, deadline_seconds=60)
+        await run.wait_until(
+            "later commits", lambda _run: store.manifests() and store.newest_step() > before + 5, deadline_seconds=HANG_SECONDS
+        )
         make_room(filler)
 
     life = await store.live(store.document(inputs), disturb)
@@ -139,7 +143,9 @@ async def test_30_a_model_file_in_one_cache_is_spoiled(harm, store, undisturbed,
         spoiled, healthy = run.members
         harm(weights_of(run, spoiled))
         run.kill_worker(healthy)
-        await run.wait_until("its replacement", lambda run: {member.serial for member in run.members} == {2, 3}, deadline_seconds=60)
+        await run.wait_until(
+            "its replacement", lambda run: {member.serial for member in run.members} == {2, 3}, deadline_seconds=HANG_SECONDS
+        )
 
     life = await store.live(store.document(inputs, model=put_model(store, inputs)), disturb)
     assert_undisturbed(life, undisturbed)

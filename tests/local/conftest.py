@@ -2,6 +2,7 @@
 
 import pytest
 from examples.make_tiny_model import make_tiny_model
+from tests.builders.machine import HANG_SECONDS
 from tests.local.runs import ROWS, a_document, a_run, adapter_sha256, write_rows
 
 
@@ -32,5 +33,5 @@ async def undisturbed(inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     document = a_document(folder, model=inputs / "qwen3", rows=inputs / "rows.jsonl")
     async with a_run(folder, document) as run:
-        status = await run.wait_end(deadline_seconds=90)
+        status = await run.wait_end(deadline_seconds=HANG_SECONDS)
     return status, adapter_sha256(folder)

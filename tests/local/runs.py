@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 
 import yaml
+from tests.builders.machine import HANG_SECONDS
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.local.folders import make_folders
@@ -88,7 +89,7 @@ class Command:
         )
         return self
 
-    async def until_event(self, reason: str, deadline_seconds: float = 60) -> None:
+    async def until_event(self, reason: str, deadline_seconds: float = HANG_SECONDS) -> None:
         async with asyncio.timeout(deadline_seconds):
             while reason not in self.events():
                 assert self.child.returncode is None, await self.end()
@@ -102,7 +103,7 @@ class Command:
     def signal(self, number: signal.Signals) -> None:
         self.child.send_signal(number)
 
-    async def end(self, deadline_seconds: float = 90) -> tuple[int, str, str]:
+    async def end(self, deadline_seconds: float = HANG_SECONDS) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         async with asyncio.timeout(deadline_seconds):
             said, complained = await self.child.communicate()

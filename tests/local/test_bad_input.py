@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.object_stores import an_error, serving
+from tests.builders.machine import HANG_SECONDS
 from tests.local.runs import ROWS, a_document, a_run, write_text_rows
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "condition"
@@ -98,7 +99,7 @@ async def failure_of(changes, inputs, tmp_path, **environment):
     for section, change in changes.items():
         document["spec"][section] = document["spec"].get(section, {}) | change
     async with a_run(tmp_path, document, **environment) as run:
-        status = await run.wait_end(deadline_seconds=60)
+        status = await run.wait_end(deadline_seconds=HANG_SECONDS)
     failed = status.condition("Failed")
     assert failed is not None, status.conditions
     return status, f"{failed.reason}: {failed.message}\n".replace(str(tmp_path), "FOLDER").replace(str(inputs), "INPUTS")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from tests.builders.machine import HANG_SECONDS
 
 CHAT = "\n".join(
     f'{{"messages": [{{"role": "user", "content": "q{number}"}}, {{"role": "assistant", "content": "a{number}"}}]}}' for number in range(4)
@@ -15,7 +16,7 @@ def rows(folder, *documents, options=()):
     file = folder / "job.yaml"
     file.write_text(yaml.safe_dump_all(documents))
     command = [Path(sys.executable).with_name("finetune"), "rows", str(file), "--plain", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_SECONDS)
 
 
 def test_a_job_of_the_cluster_is_looked_at_with_the_model_and_the_config_map_at_hand(inputs, document, tmp_path):

@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.builders.machine import HANG_SECONDS
+
 from finetune_contract.config import CONTRACT_VERSION, JobConfig, JobIdentity
 from finetune_contract.messages import Overrides
 from finetune_contract.run_order import RunOrder
@@ -142,5 +144,5 @@ class Formations:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        if self.process.wait(timeout=10) != 0:
+        if self.process.wait(timeout=HANG_SECONDS) != 0:
             os.killpg(self.process.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tests.builders.machine import HANG_SECONDS
 from tests.trainer.formations import NUM_STEPS, ROOT, a_config, an_order, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -65,7 +66,15 @@ def test_peft_measures_the_loss_that_the_trainer_reported(architecture, trained,
 
 def test_a_run_tells_its_phases_in_order_and_ends_with_done(trained):
     run = trained["qwen3"]
-    assert [event["phase"] for event in run.of("phase")] == ["loading", "first_step", "training", "evaluating", "training", "exporting"]
+    assert [event["phase"] for event in run.of("phase")] == [
+        "loading",
+        "preparing",
+        "first_step",
+        "training",
+        "evaluating",
+        "training",
+        "exporting",
+    ]
     # The last step is told twice: when it is done, and when it is evaluated.
     assert [event["progress"]["step"] for event in run.of("progress")] == [*range(1, NUM_STEPS + 1), NUM_STEPS]
     assert run.of("progress")[-1]["progress"]["eval_loss"] == run.of("exported")[0]["eval_loss"]
@@ -152,7 +161,7 @@ def test_plain_torchrun_trains_the_same_adapter(trained, inputs, tmp_path):
     (tmp_path / "order.json").write_text(order.model_dump_json())
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "finetune_trainer"]
     environment = os.environ | {"FINETUNE_RUN_ORDER": str(tmp_path / "order.json"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(torchrun, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(torchrun, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert ended.returncode == 0, ended.stderr
     weights = "adapter/adapter_model.safetensors"
     assert (tmp_path / weights).read_bytes() == (trained["qwen3"].folder / weights).read_bytes()

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from tests.builders.machine import HANG_SECONDS
 from tests.trainer.formations import a_config, an_order
 
 from finetune_contract.run_order import RunOrder
@@ -57,7 +58,7 @@ def test_a_step_is_reported_after_its_snapshot_is_complete(order, state):
 
 def test_the_training_thread_goes_on_while_a_snapshot_is_written(order, state):
     snapshots, is_computed, seen = Snapshots(order, ALONE, state), threading.Event(), []
-    snapshots.begin(a_record(1), then=lambda: seen.append(is_computed.wait(timeout=10)))
+    snapshots.begin(a_record(1), then=lambda: seen.append(is_computed.wait(timeout=HANG_SECONDS)))
     is_computed.set()
     snapshots.wait()
     assert seen == [True]

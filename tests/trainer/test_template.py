@@ -4,6 +4,7 @@ import time
 from datetime import date
 
 import pytest
+from tests.builders.machine import slowness
 from tests.trainer.chats import CHATML, encode, make_tokenizer, said
 
 from finetune_contract.failures import FailureClass, TrainingError
@@ -38,18 +39,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_template_ends_soon_in_words(source):
-    unit, before = a_second_of_work(), time.thread_time()
+    before = time.thread_time()
     with pytest.raises(TemplateProblem) as raised:
         ChatTemplate(source, names={}, day=None).render(said("q", "a")["messages"])
     assert raised.value.words
-    assert time.thread_time() - before < 60 * max(unit, a_second_of_work())
-
-
-def a_second_of_work():
-    """CPU seconds for what takes less than one on an idle machine: beside others the same work counts as more."""
-    before = time.thread_time()
-    sum(index for index in range(10_000_000))
-    return time.thread_time() - before
+    assert time.thread_time() - before < 20 * slowness()
 
 
 @pytest.mark.parametrize(
