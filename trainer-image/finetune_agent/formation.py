@@ -148,6 +148,7 @@ class Formation:
             slots_fd=None,
             beat_fd=None,
             events_fd=None,
+            store_secret=self.start.store_secret,
         )
 
     async def _follow(self, launch: Launch, watch: BeatWatch) -> FailureReport | None:

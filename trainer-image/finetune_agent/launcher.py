@@ -4,6 +4,7 @@ Imported by the zygote only (it imports torch). Writes its findings to the event
 """
 
 import faulthandler
+import hmac
 import importlib
 import logging
 import os
@@ -55,7 +56,7 @@ def _launch_config(order: RunOrder) -> LaunchConfig:
         min_nodes=order.num_nodes,
         max_nodes=order.num_nodes,
         nproc_per_node=order.processes_per_node,
-        run_id=f"{order.config.job.uid}-{order.formation}",
+        run_id=_run_id(order),
         role="worker",
         rdzv_backend="static",
         rdzv_endpoint=_endpoint(order),
@@ -69,6 +70,13 @@ def _launch_config(order: RunOrder) -> LaunchConfig:
     # Without options LaunchConfig asks CUDA for its devices, and a worker forked after that can use none of them.
     config.numa_options = None
     return config
+
+
+def _run_id(order: RunOrder) -> str:
+    """Begins the launchers' keys in the store. It stands in the environment of the workers, so the secret itself is no part of it."""
+    if order.store_secret is None:
+        return f"{order.config.job.uid}-{order.formation}"
+    return hmac.new(order.store_secret.encode(), b"launchers", "sha256").hexdigest()
 
 
 def _endpoint(order: RunOrder) -> str:

@@ -40,7 +40,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
 
     reporter.enter("loading")
     device = choose_device(ranks)
-    join_process_group(device)
+    join_process_group(device, order.store_secret)
     checkpointing = training.gradient_checkpointing or bool(order.overrides.gradient_checkpointing)
     model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing, beat=reporter.beat_within)
     data = load_data(order, ranks, reporter)

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch.distributed as dist
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.run_order import WorkerWarning
 from finetune_trainer.data import Data
+from finetune_trainer.exchange import gather_numbers
 from finetune_trainer.passes import StepBatch
 from finetune_trainer.report import Reporter
 
@@ -17,8 +15,9 @@ _MAX_NAMED_ROWS = 20
 
 def not_finite(step: StepBatch, own: Sequence[int], data: Data, *, loss: float, norm: float) -> TrainingError:
     """Collective: all ranks have seen the same sums. `own` are this rank's micro-batches whose own gradient or loss is not finite."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, list(own))
+    marked = set(own)
+    told = gather_numbers([int(index in marked) for index in range(len(step.packs))])
+    found = [[index for index, mark in enumerate(marks) if mark] for marks in told]
     ranks = [rank for rank, packs in enumerate(found) if packs]
     # Finite parts can have a sum that is too large: then nobody in particular computed it, and all rows may have a part in it.
     rows = [row for packs in found for index in packs for row in step.packs[index]] or list(step.rows.rows)

@@ -9,6 +9,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from finetune_trainer.exchange import forbid_pickle
+from finetune_trainer.sealed_store import SealedStore
+
 # Agents watch the beat and end a formation that hangs; a timeout here would only race with them, or with a peer that prepares its data.
 _COLLECTIVE_TIMEOUT = timedelta(days=30)
 _MEETING_POLL_SECONDS = 0.02
@@ -60,10 +63,21 @@ def choose_device(ranks: Ranks) -> torch.device:
     return device
 
 
-def join_process_group(device: torch.device) -> None:
-    """Meet all ranks of the formation; small integers always travel over gloo."""
+def join_process_group(device: torch.device, secret: str | None) -> None:
+    """Meet all ranks of the formation; small integers always travel over gloo. Nothing that a peer sends is unpickled.
+
+    With the `secret` of the formation, the store at which they meet is sealed by it. Without (plain torchrun, an operator of
+    contract 1) they meet as torchrun says.
+    """
+    forbid_pickle()
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
+    if secret is None:
+        dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
+        return
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = SealedStore(dist.TCPStore(address, port, is_master=False, timeout=_COLLECTIVE_TIMEOUT), secret)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_COLLECTIVE_TIMEOUT)
 
 
 def meet(beat: Callable[[], None]) -> None:

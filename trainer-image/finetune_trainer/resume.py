@@ -3,15 +3,15 @@
 Only slots are read: the agent has put a commit into a slot before, and a slot verifies its own CRC.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.run_order import WorkerWarning
-from finetune_contract.state import RunRecord, newest_state
+from finetune_contract.state import RunRecord, StateId, newest_state
+from finetune_trainer.exchange import bad_peer, broadcast_text, gather_numbers
 from finetune_trainer.optimise import FlatState
 from finetune_trainer.ranks import Ranks
 from finetune_trainer.report import Reporter
@@ -22,16 +22,13 @@ from finetune_trainer.stragglers import Work
 def restore(snapshots: Snapshots, state: FlatState) -> RunRecord | None:
     """Collective. Put the newest state of all members into `state`; its record, or None when there is none."""
     own = snapshots.newest()
-    known: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(known, None if own is None else own.state_id)
+    known = _states_of_all(None if own is None else own.state_id)
     newest = newest_state(*known)
     if newest is None:
         return None
     holder = known.index(newest)
     is_holder = dist.get_rank() == holder
-    box: list[Any] = [own.record if is_holder and own is not None else None]
-    dist.broadcast_object_list(box, src=holder)
-    record: RunRecord = box[0]
+    record = _record_of(holder, broadcast_text(own.record.model_dump_json() if is_holder and own is not None else None, holder))
     if record.num_parameters != state.num_parameters:
         sizes = f"{record.num_parameters} adapter weights, this job has {state.num_parameters}"
         raise TrainingError(FailureClass.INTERNAL, f"the resume state of step {record.step} has {sizes}")
@@ -39,6 +36,26 @@ def restore(snapshots: Snapshots, state: FlatState) -> RunRecord | None:
         state.state_3P.copy_(torch.from_numpy(np.frombuffer(bytearray(own.state), dtype=np.float32)))
     dist.broadcast(state.state_3P, src=holder)
     return record
+
+
+def _states_of_all(own: StateId | None) -> list[StateId | None]:
+    """By rank; a rank without a state says -1, -1."""
+    told = gather_numbers((-1, -1) if own is None else (own.formation, own.step))
+    return [None if numbers == [-1, -1] else _state_of(rank, *numbers) for rank, numbers in enumerate(told)]
+
+
+def _state_of(rank: int, formation: int, step: int) -> StateId:
+    try:
+        return StateId(formation=formation, step=step)
+    except ValidationError:
+        raise bad_peer(rank, "the name of a resume state that cannot be") from None
+
+
+def _record_of(rank: int, text: str) -> RunRecord:
+    try:
+        return RunRecord.model_validate_json(text)
+    except ValidationError:
+        raise bad_peer(rank, "a run record that cannot be read") from None
 
 
 def check_same_on_all_ranks(state: FlatState, step: int, ranks: Ranks, own: Work) -> tuple[Work, ...]:
