@@ -243,7 +243,7 @@ def test_a_model_and_rows_from_a_hub_come_with_the_commit_and_without_other_weig
     assert done.inputs.digests.model_revision == COMMIT
     wanted = {name: data for name, data in MODEL.items() if name != "pytorch_model.bin"}
     assert done.inputs.digests.model == combine({name: hashlib.sha256(data).hexdigest() for name, data in wanted.items()})
-    assert Path(done.inputs.dataset_file).read_text() == '{"text": "one"}\n'
+    assert Path(done.inputs.dataset_files[0]).read_text() == '{"text": "one"}\n'
 
 
 @pytest.mark.parametrize(
@@ -292,5 +292,5 @@ def test_a_look_at_the_rows_fetches_no_weights(tmp_path):
         command = [sys.executable, "-m", "finetune_agent.rows_inputs", str(config), str(tmp_path / "scratch")]
         child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=HANG_SECONDS)
     found = RowsInputs.model_validate_json(child.stdout)
-    assert Path(found.dataset_file).read_text() == '{"text": "one"}\n'
+    assert Path(found.dataset_files[0]).read_text() == '{"text": "one"}\n'
     assert sorted(path.name for path in Path(found.tokenizer_dir).iterdir() if path.is_file()) == ["config.json", "tokenizer.json"]

@@ -9,19 +9,23 @@ from random import Random
 
 from finetune_agent.credentials import CredentialFiles
 from finetune_agent.digests import Fetched, InputChanged, combine, hash_file, is_model_file, read_marker, write_marker
-from finetune_agent.hub import Hub
-from finetune_agent.open_store import folder_of, open_store
-from finetune_agent.stores import ObjectInfo, ObjectStore, StoreRefused, StoreUnavailable
+from finetune_agent.hub import Hub, HubFiles
+from finetune_agent.in_place import folder_in_place, model_in_place, refuse_no_model, rows_in_place
+from finetune_agent.open_store import check_inside, claim_of, folder_of, open_store
+from finetune_agent.row_files import choose_files
+from finetune_agent.settings import LOCAL, Reach
+from finetune_agent.stores import ObjectInfo, ObjectMissing, ObjectStore, StoreRefused, StoreUnavailable
 from finetune_contract.config import ModelConfig, StorageConfig
-from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, Place, Scheme, parse_place
+from finetune_contract.inside import LeavesFolder, join
+from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, Place, Scheme, check_pattern, is_pattern, parse_place
 
 
 class Fetch:
     """`bytes_total` grows as sizes become known; `bytes_done` is what lies in the cache."""
 
-    def __init__(self, *, storage: StorageConfig, credentials: CredentialFiles, cache: Path, random: Random) -> None:
-        self._storage, self._credentials, self._cache, self._random = storage, credentials, cache, random
-        self._hub = Hub(token=credentials.read_hub_token)
+    def __init__(self, *, storage: StorageConfig, credentials: CredentialFiles, cache: Path, random: Random, reach: Reach = LOCAL) -> None:
+        self._storage, self._credentials, self._cache, self._random, self._reach = storage, credentials, cache, random, reach
+        self._hub = Hub(token=credentials.read_hub_token, allowed_endpoints=reach.allowed_endpoints)
         self._totals: dict[Path, int] = {}
 
     @property
@@ -32,9 +36,9 @@ class Fetch:
         return sum(_size(path) for folder in tuple(self._totals) for path in folder.rglob("*"))
 
     def model(self, model: ModelConfig) -> Fetched:
-        place = parse_place(model.uri)
+        place = _parse(model.uri, are_many=False)
         if place.scheme in {Scheme.FILE, Scheme.PVC}:
-            return _model_in_place(_folder_in_place(place, model.uri), model.uri)
+            return model_in_place(folder_of(place, self._reach), model.uri, claim=claim_of(place))
         folder = self._folder("model", f"{model.uri}@{model.revision}")
         source = f"{model.uri}@{model.revision}"
         known = read_marker(folder, source)
@@ -52,9 +56,9 @@ class Fetch:
 
     def tokenizer(self, model: ModelConfig) -> Path:
         """A folder with everything of the model but its weights."""
-        place = parse_place(model.uri)
+        place = _parse(model.uri, are_many=False)
         if place.scheme in {Scheme.FILE, Scheme.PVC}:
-            return _folder_in_place(place, model.uri)
+            return folder_in_place(folder_of(place, self._reach), model.uri, claim=claim_of(place))
         folder = self._folder("tokenizer", f"{model.uri}@{model.revision}")
         if place.scheme is Scheme.HF:
             found = self._hub.find_model(place, model.revision)
@@ -65,26 +69,28 @@ class Fetch:
         return folder
 
     def dataset(self, uri: str, purpose: str) -> Fetched:
-        """One JSON Lines file. `purpose` ("train", "eval") keeps the two apart in the cache."""
-        place = parse_place(uri)
+        """One file of rows, or those of a folder or a pattern, in the order of their names. `purpose`: "train" or "eval"."""
+        place = _parse(uri, are_many=True)
         if place.scheme in {Scheme.FILE, Scheme.PVC}:
-            return _file_in_place(folder_of(place), uri)
+            return self._rows_in_place(place, uri)
         folder = self._folder(purpose, uri)
         known = read_marker(folder, uri)
         if known is not None:
             return known
         if place.scheme is Scheme.HF:
-            fetched = self._dataset_from_hub(place, folder)
+            fetched = self._rows_from_hub(self._hub.find_rows(place), folder)
         elif place.scheme is Scheme.CONFIGMAP:
             fetched = copy_of_key(place, Path(CONFIGMAP_MOUNT_ROOT), folder / "rows.jsonl")
         else:
-            store, key = self._open_parent(place)
-            info = store.describe(key)
-            self._totals[folder] = info.num_bytes
-            target = folder / "rows.jsonl"
-            fetched = Fetched(path=target, sha256=_download(store, info, target))
+            fetched = self._rows_from_s3(place, uri, folder)
         write_marker(folder, uri, fetched)
         return fetched
+
+    def _rows_in_place(self, place: Place, uri: str) -> Fetched:
+        above, last = place, ""
+        if is_pattern(place.path):
+            above, last = _above(place)
+        return rows_in_place(folder_of(above, self._reach), last, uri, claim=claim_of(place))
 
     def _folder(self, purpose: str, source: str) -> Path:
         folder = self._cache / f"{purpose}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
@@ -92,54 +98,79 @@ class Fetch:
         return folder
 
     def _model_from_s3(self, place: Place, uri: str, folder: Path, *, with_weights: bool = True) -> dict[str, str]:
-        store = open_store(place, storage=self._storage, credentials=self._credentials, random=self._random)
-        infos = tuple(info for info in store.list("") if is_model_file(info.key))
-        _refuse_no_model(uri, [info.key for info in infos])
-        infos = tuple(info for info in infos if with_weights or _is_no_weight(info.key))
+        store = self._open(place)
+        listed = store.list("")
+        refuse_no_model(uri, [info.key for info in listed])
+        infos = tuple(info for info in listed if is_model_file(info.key) and (with_weights or _is_no_weight(info.key)))
         self._totals[folder] = sum(info.num_bytes for info in infos)
-        return {info.key: _download(store, info, folder / info.key) for info in infos}
+        return {info.key: _download(store, info, _join(folder, info.key)) for info in infos}
 
-    def _dataset_from_hub(self, place: Place, folder: Path) -> Fetched:
-        found = self._hub.find_rows(place)
+    def _rows_from_hub(self, found: HubFiles, folder: Path) -> Fetched:
         self._totals[folder] = found.num_bytes
-        paths = [self._hub.download(found, name, folder) for name in found.names]
-        if len(paths) == 1:
-            return Fetched(path=paths[0], sha256=hash_file(paths[0]), revision=found.commit)
-        target = folder / "rows.jsonl"
-        with target.open("wb") as rows:
-            for path in paths:
-                data = path.read_bytes()
-                rows.write(data if data.endswith(b"\n") else data + b"\n")
-        return Fetched(path=target, sha256=hash_file(target), revision=found.commit)
+        files = tuple(self._hub.download(found, name, folder) for name in found.names)
+        return _fetched_rows(files, [hash_file(file) for file in files], found.names, revision=found.commit)
 
-    def _open_parent(self, place: Place) -> tuple[ObjectStore, str]:
-        parent, _, key = place.path.rpartition("/")
-        above = Place(scheme=place.scheme, container=place.container, path=parent)
-        return open_store(above, storage=self._storage, credentials=self._credentials, random=self._random), key
+    def _rows_from_s3(self, place: Place, uri: str, folder: Path) -> Fetched:
+        above, last = _above(place)
+        if not is_pattern(last) and not uri.endswith("/"):
+            store = self._open(above)
+            try:
+                info = store.describe(last)
+            except ObjectMissing as missing:
+                try:
+                    return self._folder_from_s3(place, "", uri, folder)
+                except StoreRefused:
+                    raise missing from None
+            self._totals[folder] = info.num_bytes
+            target = folder / "rows.jsonl"
+            return _fetched_rows((target,), [_download(store, info, target)], (last,))
+        return self._folder_from_s3(above if is_pattern(last) else place, last if is_pattern(last) else "", uri, folder)
 
+    def _folder_from_s3(self, place: Place, pattern: str, uri: str, folder: Path) -> Fetched:
+        store = self._open(place)
+        infos = {info.key: info for info in store.list("")}
+        names = choose_files(tuple(infos), pattern, uri=uri)
+        self._totals[folder] = sum(infos[name].num_bytes for name in names)
+        files = tuple(_join(folder, name) for name in names)
+        digests = [_download(store, infos[name], file) for name, file in zip(names, files, strict=True)]
+        return _fetched_rows(files, digests, names)
 
-def _model_in_place(folder: Path, uri: str) -> Fetched:
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and is_model_file(path.name))
-    _refuse_no_model(uri, [path.name for path in paths])
-    return Fetched(path=folder, sha256=combine({path.name: hash_file(path) for path in paths}))
-
-
-def _folder_in_place(place: Place, uri: str) -> Path:
-    folder = folder_of(place)
-    if not folder.is_dir():
-        raise StoreRefused(f"{uri} is not a folder; wanted one with config.json and *.safetensors")
-    return folder
+    def _open(self, place: Place) -> ObjectStore:
+        return open_store(place, storage=self._storage, credentials=self._credentials, random=self._random, reach=self._reach)
 
 
 def _is_no_weight(name: str) -> bool:
     return not name.endswith(".safetensors")
 
 
-def _file_in_place(path: Path, uri: str) -> Fetched:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise StoreRefused(f"{uri} {what}; wanted a file with one JSON object a line")
-    return Fetched(path=path, sha256=hash_file(path))
+def _parse(uri: str, *, are_many: bool) -> Place:
+    """Raises StoreRefused for what slipped past the checks of the resource."""
+    try:
+        check_pattern(uri, is_allowed=are_many)
+        return parse_place(uri)
+    except ValueError as error:
+        raise StoreRefused(str(error)) from error
+
+
+def _above(place: Place) -> tuple[Place, str]:
+    parent, _, last = place.path.rpartition("/")
+    if place.scheme is Scheme.FILE:
+        parent = parent or "/"
+    return Place(scheme=place.scheme, container=place.container, path=parent), last
+
+
+def _fetched_rows(files: tuple[Path, ...], digests: list[str], names: tuple[str, ...], *, revision: str | None = None) -> Fetched:
+    """The digest of one file is that of its bytes, wherever it lies; that of many counts their names, for they decide the order."""
+    last = [name.rpartition("/")[2] for name in names]
+    sha256 = digests[0] if len(files) == 1 else combine(dict(zip(last, digests, strict=True)))
+    return Fetched(path=files[0], sha256=sha256, revision=revision, files=files)
+
+
+def _join(folder: Path, name: str) -> Path:
+    try:
+        return join(folder, name)
+    except LeavesFolder as error:
+        raise StoreRefused(str(error)) from error
 
 
 def copy_of_key(place: Place, mounts: Path, target: Path) -> Fetched:
@@ -150,22 +181,8 @@ def copy_of_key(place: Place, mounts: Path, target: Path) -> Fetched:
         raise StoreUnavailable(f"there is no ConfigMap {place.container} in this namespace, or it is empty")
     if place.path not in keys:
         raise StoreRefused(f"the ConfigMap {place.container} has no key {place.path}; it has {', '.join(keys)}")
-    target.write_bytes((mount / place.path).read_bytes())
-    return Fetched(path=target, sha256=hash_file(target))
-
-
-def _refuse_no_model(uri: str, names: list[str]) -> None:
-    missing = [
-        what
-        for what, is_there in (
-            ("config.json", "config.json" in names),
-            ("*.safetensors", any(name.endswith(".safetensors") for name in names)),
-        )
-        if not is_there
-    ]
-    if missing:
-        came = f"{len(names)} model files" if names else "nothing of a model"
-        raise StoreRefused(f"there is no model at {uri}: {came}, {' and '.join(missing)} missing; check the uri, or upload the model there")
+    target.write_bytes(check_inside(mount, mount / place.path).read_bytes())
+    return _fetched_rows((target,), [hash_file(target)], (place.path,))
 
 
 def _download(store: ObjectStore, info: ObjectInfo, target: Path) -> str:

@@ -3,9 +3,9 @@
 Which commit of the repository is meant is settled once, before the first byte, so that all files are of one commit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download
@@ -21,7 +21,11 @@ from huggingface_hub.errors import (
 )
 
 from finetune_agent.digests import is_model_file
+from finetune_agent.in_place import refuse_no_model
+from finetune_agent.reachable import check_reachable
+from finetune_agent.row_files import choose_of_repository
 from finetune_agent.stores import DISK_FULL, StoreRefused, StoreUnavailable
+from finetune_contract.inside import LeavesFolder, check_key
 from finetune_contract.places import Place
 
 # Of the HTTP library below the hub's, which is another one in other versions and whose errors are no OSError.
@@ -35,58 +39,58 @@ class HubFiles:
     kind: str
     repository: str
     commit: str
-    names: tuple[str, ...]
-    num_bytes: int
+    sizes: Mapping[str, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.sizes)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.sizes.values())
+
+    def only(self, names: Sequence[str]) -> "HubFiles":
+        return replace(self, sizes={name: self.sizes[name] for name in names})
 
 
 class Hub:
-    """`token` is asked at each use; None leaves it to huggingface_hub's own chain."""
+    """`token` is asked at each use; None leaves it to huggingface_hub's own chain. `allowed_endpoints`: see `reachable.py`."""
 
-    def __init__(self, *, token: Callable[[], str | None]) -> None:
-        self._token = token
+    def __init__(self, *, token: Callable[[], str | None], allowed_endpoints: Collection[str] = ()) -> None:
+        self._token, self._allowed_endpoints = token, allowed_endpoints
 
     def find_model(self, place: Place, revision: str | None) -> HubFiles:
         repository = f"{place.container}/{place.path}"
-        found = self._find("model", repository, revision, is_model_file)
-        if "config.json" not in found.names or not any(name.endswith(".safetensors") for name in found.names):
-            raise StoreRefused(
-                f"hf://{repository} holds no model that can be trained: wanted config.json and *.safetensors, "
-                f"found {', '.join(found.names) or 'neither'}; choose a repository with safetensors weights"
-            )
-        return found
+        listed = self._find("model", repository, revision)
+        refuse_no_model(f"hf://{repository}", listed.names)
+        return listed.only([name for name in listed.names if is_model_file(name)])
 
     def find_rows(self, place: Place) -> HubFiles:
-        """hf://OWNER/NAME with one .jsonl file, or hf://OWNER/NAME/FILE-OR-FOLDER; a folder's files follow each other by name."""
+        """hf://OWNER/NAME with its training split, or hf://OWNER/NAME/FILE, /FOLDER or /PATTERN; files follow each other by name."""
         name, _, inside = place.path.partition("/")
         repository = f"{place.container}/{name}"
-
-        def is_wanted(path: str) -> bool:
-            return path.endswith(".jsonl") and (not inside or path == inside or path.startswith(f"{inside}/"))
-
-        found = self._find("dataset", repository, None, is_wanted)
-        if not found.names:
-            raise StoreRefused(f"hf://{place.container}/{place.path} holds no .jsonl file; wanted one JSON object a line")
-        if len(found.names) > 1 and not inside:
-            names = ", ".join(found.names[:5])
-            raise StoreRefused(
-                f"hf://{repository} holds {len(found.names)} .jsonl files ({names}); name one, as in hf://{repository}/{found.names[0]}"
-            )
-        return found
+        listed = self._find("dataset", repository, None)
+        chosen = choose_of_repository(listed.names, inside, uri=f"hf://{repository}")
+        return listed.only(chosen)
 
     def download(self, found: HubFiles, name: str, folder: Path) -> Path:
         """Goes on where an earlier attempt stopped."""
+        try:
+            check_key(name)
+        except LeavesFolder as error:
+            raise StoreRefused(f"hf://{found.repository}: {error}") from error
         with _hub_errors(found.repository, found.commit):
             path = hf_hub_download(
                 found.repository, name, repo_type=found.kind, revision=found.commit, local_dir=folder, token=self._token()
             )
         return Path(path)
 
-    def _find(self, kind: str, repository: str, revision: str | None, is_wanted: Callable[[str], bool]) -> HubFiles:
+    def _find(self, kind: str, repository: str, revision: str | None) -> HubFiles:
+        check_reachable(constants.ENDPOINT, field="HF_ENDPOINT", allowed=self._allowed_endpoints)
         with _hub_errors(repository, revision):
             info = HfApi(token=self._token()).repo_info(repository, repo_type=kind, revision=revision, files_metadata=True)
-        files = sorted((entry.rfilename, entry.size or 0) for entry in info.siblings or () if is_wanted(entry.rfilename))
-        names = tuple(name for name, _ in files)
-        return HubFiles(kind=kind, repository=repository, commit=info.sha, names=names, num_bytes=sum(size for _, size in files))
+        sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
+        return HubFiles(kind=kind, repository=repository, commit=info.sha, sizes=sizes)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callab
         try:
             return attempt()
         except StoreRefused as error:
-            where = _CREDENTIALS_FIELD if error.about_credentials else field
+            where = error.field or (_CREDENTIALS_FIELD if error.about_credentials else field)
             raise TrainingError(FailureClass.USER_ERROR, f"{where}: {error.message}") from error
         except ObjectMissing as error:
             raise TrainingError(FailureClass.USER_ERROR, f"{field}: {error} does not exist; check the uri, or put it there") from error

@@ -6,15 +6,16 @@ from random import Random
 from finetune_agent.credentials import CredentialFiles
 from finetune_agent.open_store import open_store
 from finetune_agent.publish import read_output_manifest, render_output
+from finetune_agent.settings import Settings
 from finetune_agent.stores import ObjectStore, PutResult, StoreRefused
 from finetune_contract.config import JobConfig
 from finetune_contract.messages import Output, Warned
 from finetune_contract.places import parse_place
 
 
-def check_output_place(config: JobConfig, credentials: CredentialFiles, random: Random, member_uid: str) -> Output | None:
+def check_output_place(config: JobConfig, credentials: CredentialFiles, random: Random, settings: Settings) -> Output | None:
     """The output if it is complete already: this job's own, or an equal one that is to be skipped. Raises StoreRefused."""
-    store = open_store(parse_place(config.output.uri), storage=config.storage, credentials=credentials, random=random)
+    store = open_store(parse_place(config.output.uri), storage=config.storage, credentials=credentials, random=random, reach=settings.reach)
     present = read_output_manifest(store)
     if present is not None and present.job_uid == config.job.uid:
         return render_output(config, present, already_present=False)
@@ -25,16 +26,18 @@ def check_output_place(config: JobConfig, credentials: CredentialFiles, random: 
         what = "an adapter of the same configuration" if is_equal else "an adapter of another configuration"
         advice = "choose another uri, or set output.ifExists: Overwrite" + (" or Skip" if is_equal else "")
         raise StoreRefused(f"{config.output.uri} already holds {what} (job uid {present.job_uid}); {advice}")
-    key = f".finetune-probe-{member_uid}-{secrets.token_hex(4)}"
+    key = f".finetune-probe-{settings.member_uid}-{secrets.token_hex(4)}"
     store.put(key, b"probe")
     store.delete(key)
     return None
 
 
-def check_checkpoint_place(config: JobConfig, credentials: CredentialFiles, random: Random, member_uid: str) -> Warned | None:
+def check_checkpoint_place(config: JobConfig, credentials: CredentialFiles, random: Random, settings: Settings) -> Warned | None:
     """A warning if the store ignores conditional writes. Raises StoreRefused if it cannot be written."""
-    store = open_store(parse_place(config.checkpoint.uri), storage=config.storage, credentials=credentials, random=random)
-    key = f"{config.job.uid}/probe/{member_uid}-{secrets.token_hex(4)}"
+    store = open_store(
+        parse_place(config.checkpoint.uri), storage=config.storage, credentials=credentials, random=random, reach=settings.reach
+    )
+    key = f"{config.job.uid}/probe/{settings.member_uid}-{secrets.token_hex(4)}"
     try:
         return _probe(store, key, config.checkpoint.uri)
     finally:

@@ -4,15 +4,18 @@ The old manifest goes first when files are replaced, so that no reader ever take
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune_agent.stores import ObjectMissing, ObjectStore, PutResult, StoreUnavailable
 from finetune_agent.upload_messages import Publish
+from finetune_contract.adapter_files import ADAPTER_FILES
 from finetune_contract.commits import ADAPTER_WEIGHTS_NAME, OUTPUT_MANIFEST_NAME, OutputFile, OutputManifest
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.inside import open_inside
 from finetune_contract.messages import Output
 
 
@@ -42,8 +45,7 @@ def publish(store: ObjectStore, config: JobConfig, request: Publish) -> Output:
         _refuse_what_must_stay(present, config, request)
         store.delete(OUTPUT_MANIFEST_NAME)
     files = []
-    for path in sorted(path for path in Path(request.folder).rglob("*") if path.is_file()):
-        name, data = path.relative_to(request.folder).as_posix(), path.read_bytes()
+    for name, data in _written_by_the_trainer(Path(request.folder)):
         store.put(name, data)
         files.append(OutputFile(name=name, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     manifest = OutputManifest(
@@ -63,6 +65,16 @@ def publish(store: ObjectStore, config: JobConfig, request: Publish) -> Output:
     if store.put(OUTPUT_MANIFEST_NAME, manifest.model_dump_json(indent=1).encode(), if_absent=True) is PutResult.ALREADY_THERE:
         raise StoreUnavailable(f"another member writes to {config.output.uri} at the same moment")
     return render_output(config, manifest, already_present=False)
+
+
+def _written_by_the_trainer(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Regular files that an adapter is made of, by name. Whatever else lies there stays there."""
+    for name in sorted(ADAPTER_FILES):
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            continue
+        with open_inside(folder, path) as file:
+            yield name, file.read()
 
 
 def _refuse_what_must_stay(present: OutputManifest, config: JobConfig, request: Publish) -> None:

@@ -21,10 +21,10 @@ def fetch_for_rows(config: JobConfig, folder: Path, random: Random) -> RowsInput
     dataset, eval_uri = config.dataset, config.dataset.eval_uri
     tokenizer = until_it_answers("spec.model.uri", lambda: fetch.tokenizer(config.model), warn=_warn, random=random)
     rows = until_it_answers("spec.dataset.uri", lambda: fetch.dataset(dataset.uri, "train"), warn=_warn, random=random)
-    held_out = None
+    held_out: tuple[Path, ...] = ()
     if eval_uri is not None:
-        held_out = until_it_answers("spec.dataset.evalUri", lambda: fetch.dataset(eval_uri, "eval"), warn=_warn, random=random)
-    return RowsInputs(tokenizer_dir=str(tokenizer), dataset_file=str(rows.path), eval_file=None if held_out is None else str(held_out.path))
+        held_out = until_it_answers("spec.dataset.evalUri", lambda: fetch.dataset(eval_uri, "eval"), warn=_warn, random=random).files
+    return RowsInputs(tokenizer_dir=str(tokenizer), dataset_files=tuple(map(str, rows.files)), eval_files=tuple(map(str, held_out)))
 
 
 def _warn(message: str) -> None:

@@ -5,7 +5,7 @@ No helper of boto3 that retries or threads by itself is used: an upload must end
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from finetune_agent.credentials import CredentialFiles
+from finetune_agent.reachable import check_reachable
 from finetune_agent.s3_words import is_missing, translate
 from finetune_agent.stores import CHUNK_BYTES, ObjectInfo, ObjectMissing, PutResult, StoreUnavailable
 from finetune_contract.config import StorageConfig
@@ -39,9 +40,10 @@ class S3Store:
         credentials: CredentialFiles,
         random: Random,
         patience_seconds: float = 5,
+        allowed_endpoints: Collection[str] = (),
     ) -> None:
         self._bucket, self._prefix, self._storage, self._credentials = bucket, prefix.strip("/"), storage, credentials
-        self._random, self._patience_seconds = random, patience_seconds
+        self._random, self._patience_seconds, self._allowed_endpoints = random, patience_seconds, allowed_endpoints
         self._client_and_keys: tuple[Any, dict[str, str]] | None = None
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> PutResult:
@@ -140,7 +142,7 @@ class S3Store:
                 if is_missing(error):
                     raise ObjectMissing(self._uri(key)) from error
                 failure: Exception = translate(error, self._uri(key), self._where())
-            except (BotoCoreError, OSError) as error:
+            except (BotoCoreError, OSError, ValueError) as error:  # ValueError: what boto3 says of a region or a host that cannot be
                 failure = translate(error, self._uri(key), self._where())
             if not isinstance(failure, StoreUnavailable) or time.monotonic() + backoff_seconds > deadline:
                 raise failure
@@ -150,6 +152,8 @@ class S3Store:
     def _client(self) -> Any:
         keys = self._credentials.read_aws()
         if self._client_and_keys is None or self._client_and_keys[1] != keys:
+            if self._storage.endpoint is not None:
+                check_reachable(self._storage.endpoint, field="spec.storage.endpoint", allowed=self._allowed_endpoints)
             self._client_and_keys = (_connect(self._storage, keys), keys)
         return self._client_and_keys[0]
 

@@ -2,7 +2,20 @@
 
 from datetime import UTC, datetime
 
-from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    ClientError,
+    ConfigParseError,
+    ConnectionError,
+    EndpointProviderError,
+    HTTPClientError,
+    InvalidConfigError,
+    InvalidRegionError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 
 from finetune_agent.stores import StoreRefused, StoreUnavailable
 
@@ -23,6 +36,13 @@ def translate(error: Exception, uri: str, where: str) -> StoreRefused | StoreUna
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         wanted = "a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a ServiceAccount with workload identity"
         return StoreRefused(f"no credentials for {uri}; wanted {wanted}", about_credentials=True)
+    if isinstance(error, ProfileNotFound | ConfigParseError | InvalidConfigError):
+        return StoreRefused(f"the configuration of AWS cannot be used for {uri} ({type(error).__name__})", about_credentials=True)
+    if isinstance(error, InvalidRegionError | NoRegionError):
+        return StoreRefused(f"{error}; wanted a region such as us-east-1", field="spec.storage.region")
+    if isinstance(error, ParamValidationError | EndpointProviderError | ValueError):
+        why = " ".join(str(error).split())[:200]
+        return StoreRefused(f"{uri} cannot be asked for at {where}: {why}; check the names of bucket and key")
     if not isinstance(error, ClientError):
         kind = "does not answer" if isinstance(error, ConnectionError | HTTPClientError) else "failed"
         return StoreUnavailable(f"{where} {kind} ({type(error).__name__}) for {uri}")

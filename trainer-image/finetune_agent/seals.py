@@ -6,7 +6,7 @@ It compares times and sizes, for hashing 16 GB before each formation would cost 
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_agent.digests import is_model_file
+from finetune_agent.digests import model_files
 from finetune_agent.transfer_messages import ReadyInputs
 
 Seals = Mapping[Path, tuple[int, int]]
@@ -14,8 +14,8 @@ Seals = Mapping[Path, tuple[int, int]]
 
 def seal(inputs: ReadyInputs) -> Seals:
     """Size and time of change of each file."""
-    model = [path for path in Path(inputs.model_dir).iterdir() if path.is_file() and is_model_file(path.name)]
-    data = [Path(file) for file in (inputs.dataset_file, inputs.eval_file) if file is not None]
+    model = [path for path in model_files(Path(inputs.model_dir)).values() if path.is_file()]
+    data = [Path(file) for file in (*inputs.dataset_files, *inputs.eval_files)]
     return {path: _look(path) for path in (*model, *data)}
 
 

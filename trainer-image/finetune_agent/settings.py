@@ -15,6 +15,17 @@ class SettingMissing(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reach:
+    """What places of a job may lead to: `files`, whether file:// may; `allowed_endpoints`, link-local hosts that the platform lists."""
+
+    files: bool = True
+    allowed_endpoints: frozenset[str] = frozenset()
+
+
+LOCAL = Reach()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """`credentials_folder`, `tracking_folder` None: the standard chains of the libraries. `worker` is MODULE:FUNCTION."""
 
@@ -31,6 +42,7 @@ class Settings:
     termination_log: Path | None
     grace_seconds: float
     worker: str
+    reach: Reach
 
     @property
     def cache_folder(self) -> Path:
@@ -70,4 +82,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         termination_log=optional_path("FINETUNE_TERMINATION_LOG"),
         grace_seconds=float(environment.get("FINETUNE_GRACE_SECONDS") or 60),
         worker=environment.get("FINETUNE_WORKER") or DEFAULT_WORKER,
+        reach=Reach(
+            files=environment.get("FINETUNE_FILE_PLACES") != "refused",  # the operator's pods say so
+            allowed_endpoints=frozenset(environment.get("FINETUNE_ALLOWED_ENDPOINTS", "").lower().replace(",", " ").split()),
+        ),
     )

@@ -13,6 +13,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
+from finetune_contract.inside import LeavesFolder, join, resolve_inside
+
 CHUNK_BYTES = 1 << 20
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNFINISHED = ".unfinished-"
@@ -23,11 +25,14 @@ class StoreUnavailable(Exception):
 
 
 class StoreRefused(Exception):
-    """The store answered no, in words for the user. `about_credentials`: the place may be right, the keys are not."""
+    """The store answered no, in words for the user. `about_credentials`: the place may be right, the keys are not.
 
-    def __init__(self, message: str, *, about_credentials: bool = False) -> None:
+    `field` is what is to blame if it is not the place, such as "spec.storage.endpoint".
+    """
+
+    def __init__(self, message: str, *, about_credentials: bool = False, field: str | None = None) -> None:
         super().__init__(message)
-        self.message, self.about_credentials = message, about_credentials
+        self.message, self.about_credentials, self.field = message, about_credentials, field
 
 
 class ObjectMissing(Exception):
@@ -65,13 +70,16 @@ class ObjectStore(Protocol):
 
 
 class FolderStore:
-    """Objects as files below a folder (file:// and pvc://). Writes appear whole: temporary file, fsync, rename or link."""
+    """Objects as files below a folder (file:// and pvc://). Writes appear whole: temporary file, fsync, rename or link.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    `inside`: the claim that no symbolic link may lead out of; None where the folder is the user's own, in a local run.
+    """
+
+    def __init__(self, root: Path, *, inside: Path | None = None) -> None:
+        self._root, self._inside = root, inside
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> PutResult:
-        path = self._root / key
+        path = self._path(key)
         with _file_errors(path, is_write=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
@@ -85,15 +93,18 @@ class FolderStore:
                 unfinished.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes:
-        with _file_errors(self._root / key):
-            return (self._root / key).read_bytes()
+        path = self._path(key)
+        with _file_errors(path):
+            return path.read_bytes()
 
     def describe(self, key: str) -> ObjectInfo:
-        with _file_errors(self._root / key):
-            return self._info(self._root / key)
+        path = self._path(key)
+        with _file_errors(path):
+            return _info(key, path)
 
     def read(self, key: str) -> Iterator[bytes]:
-        with _file_errors(self._root / key), (self._root / key).open("rb") as file:
+        path = self._path(key)
+        with _file_errors(path), path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
@@ -103,17 +114,30 @@ class FolderStore:
             files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_UNFINISHED)]
             found = []
             for path in sorted(files):
-                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    found.append(self._info(path))
+                with contextlib.suppress(FileNotFoundError, StoreRefused):  # deleted meanwhile; a link that leads out is no object
+                    key = path.relative_to(self._root).as_posix()
+                    found.append(_info(key, self._path(key)))
         return tuple(info for info in found if info.key.startswith(prefix))
 
     def delete(self, key: str) -> None:
-        with _file_errors(self._root / key):
-            (self._root / key).unlink(missing_ok=True)
+        path = self._path(key)
+        with _file_errors(path):
+            path.unlink(missing_ok=True)
 
-    def _info(self, path: Path) -> ObjectInfo:
-        stat = path.stat()
-        return ObjectInfo(key=path.relative_to(self._root).as_posix(), num_bytes=stat.st_size, version=f"{stat.st_mtime_ns}-{stat.st_size}")
+    def _path(self, key: str) -> Path:
+        """Raises StoreRefused for a key that is no path below the folder, and for links that lead out of the claim."""
+        try:
+            path = join(self._root, key)
+            if self._inside is not None:
+                resolve_inside(self._inside, path)
+            return path
+        except LeavesFolder as error:
+            raise StoreRefused(str(error)) from error
+
+
+def _info(key: str, path: Path) -> ObjectInfo:
+    stat = path.stat()
+    return ObjectInfo(key=key, num_bytes=stat.st_size, version=f"{stat.st_mtime_ns}-{stat.st_size}")
 
 
 def _rename(unfinished: Path, path: Path) -> PutResult:

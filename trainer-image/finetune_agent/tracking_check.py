@@ -1,12 +1,13 @@
 """What can be known of the tracker before a step is made: is the package here, is there a key. It asks no server."""
 
 import netrc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from finetune_agent.credentials import CredentialFiles
+from finetune_agent.reachable import check_reachable
 from finetune_agent.stores import StoreUnavailable
 from finetune_contract.config import TrackingConfig
 from finetune_contract.failures import FailureClass, TrainingError
@@ -14,10 +15,14 @@ from finetune_contract.failures import FailureClass, TrainingError
 _PUBLIC = "https://api.wandb.ai"
 
 
-def check_tracking(tracking: TrackingConfig, folder: Path | None, environment: Mapping[str, str]) -> None:
+def check_tracking(
+    tracking: TrackingConfig, folder: Path | None, environment: Mapping[str, str], *, allowed_endpoints: Collection[str] = ()
+) -> None:
     """Raises TrainingError in the user's words; StoreUnavailable while the mounted Secret is not there yet."""
     if "wandb" not in tracking.report_to:
         return
+    if tracking.endpoint is not None:  # before anything is looked at: the key of the Secret is sent there
+        check_reachable(tracking.endpoint, field="spec.tracking.endpoint", allowed=allowed_endpoints)
     if find_spec("wandb") is None:
         advice = "install finetune-operator[tracking], take the project's trainer image, or leave it out"
         raise TrainingError(FailureClass.USER_ERROR, f"spec.tracking.reportTo: the package wandb is not installed here; {advice}")

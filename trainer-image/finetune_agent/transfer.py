@@ -37,7 +37,9 @@ class Transfer:
     def __init__(self, *, config: JobConfig, settings: Settings, tell: Callable[[Value], None], random: Random) -> None:
         self._config, self._settings, self._tell, self._random = config, settings, tell, random
         self._credentials = CredentialFiles(settings.credentials_folder)
-        self._fetch = Fetch(storage=config.storage, credentials=self._credentials, cache=settings.cache_folder, random=random)
+        self._fetch = Fetch(
+            storage=config.storage, credentials=self._credentials, cache=settings.cache_folder, random=random, reach=settings.reach
+        )
 
     def run(self) -> TransferDone:
         """Raises TrainingError."""
@@ -61,8 +63,8 @@ class Transfer:
         held_out = self._try("spec.dataset.evalUri", lambda: self._fetch.dataset(eval_uri, "eval")) if eval_uri is not None else None
         return ReadyInputs(
             model_dir=str(fetched.path),
-            dataset_file=str(rows.path),
-            eval_file=None if held_out is None else str(held_out.path),
+            dataset_files=tuple(map(str, rows.files)),
+            eval_files=() if held_out is None else tuple(map(str, held_out.files)),
             digests=InputDigests(
                 model=fetched.sha256,
                 dataset=rows.sha256 if held_out is None else combine({"eval": held_out.sha256, "train": rows.sha256}),
@@ -71,13 +73,14 @@ class Transfer:
         )
 
     def _check_tracking(self) -> None:
-        check_tracking(self._config.tracking, self._settings.tracking_folder, os.environ)
+        allowed = self._settings.reach.allowed_endpoints
+        check_tracking(self._config.tracking, self._settings.tracking_folder, os.environ, allowed_endpoints=allowed)
 
     def _check_output(self) -> Output | None:
-        return check_output_place(self._config, self._credentials, self._random, self._settings.member_uid)
+        return check_output_place(self._config, self._credentials, self._random, self._settings)
 
     def _check_checkpoint(self) -> None:
-        warning = check_checkpoint_place(self._config, self._credentials, self._random, self._settings.member_uid)
+        warning = check_checkpoint_place(self._config, self._credentials, self._random, self._settings)
         if warning is not None:
             self._tell(warning)
 

@@ -14,8 +14,8 @@ class ReadyInputs(Value):
     """Model and data on this machine, with the digests that all members must agree on."""
 
     model_dir: str
-    dataset_file: str
-    eval_file: str | None = None
+    dataset_files: tuple[str, ...]
+    eval_files: tuple[str, ...] = ()
     digests: InputDigests
 
 

@@ -20,7 +20,7 @@ from finetune_agent.logs import configure_logs
 from finetune_agent.open_store import open_store
 from finetune_agent.proc_tree import die_with_parent
 from finetune_agent.publish import publish
-from finetune_agent.settings import read_settings
+from finetune_agent.settings import LOCAL, Reach, read_settings
 from finetune_agent.stores import StoreRefused, StoreUnavailable
 from finetune_agent.upload_messages import Answer, CommitNewest, Follow, LoadNewest, Publish, Question, Request, Rest, parse_request
 from finetune_contract.config import JobConfig
@@ -44,8 +44,9 @@ _log = logging.getLogger(__name__)
 class Uploader:
     """One request or one upload at a time; nothing here may end the process but the end of stdin."""
 
-    def __init__(self, *, config: JobConfig, slots: SlotFile, credentials: CredentialFiles, random: Random) -> None:
+    def __init__(self, *, config: JobConfig, slots: SlotFile, credentials: CredentialFiles, random: Random, reach: Reach = LOCAL) -> None:
         self._config, self._slots, self._credentials, self._random = config, slots, credentials, random
+        self._reach = reach
         self._requests: queue.Queue[Request | None] = queue.Queue()
         self._following: Follow | None = None
         self._newest: StateId | None = None  # newest commit known
@@ -149,12 +150,12 @@ class Uploader:
 
     def _publish(self, request: Publish) -> Output:
         place = parse_place(self._config.output.uri)
-        store = open_store(place, storage=self._config.storage, credentials=self._credentials, random=self._random)
+        store = open_store(place, storage=self._config.storage, credentials=self._credentials, random=self._random, reach=self._reach)
         return publish(store, self._config, request)
 
     def _log(self) -> CommitLog:
         place = parse_place(self._config.checkpoint.uri)
-        store = open_store(place, storage=self._config.storage, credentials=self._credentials, random=self._random)
+        store = open_store(place, storage=self._config.storage, credentials=self._credentials, random=self._random, reach=self._reach)
         return CommitLog(store=store, job_uid=self._config.job.uid, config_digests=self._config.trajectory_digests())
 
     def _note_trouble(self, error: StoreUnavailable | StoreRefused, consequence: str) -> None:
@@ -182,7 +183,7 @@ def main(arguments: list[str]) -> int:
     config = JobConfig.model_validate_json(Path(settings.config_path).read_text())
     configure_logs(job=config.job.name, member=settings.member_name, part="uploader", stream=sys.stderr)
     credentials = CredentialFiles(settings.credentials_folder)
-    Uploader(config=config, slots=SlotFile(slots_fd), credentials=credentials, random=Random()).run()
+    Uploader(config=config, slots=SlotFile(slots_fd), credentials=credentials, random=Random(), reach=settings.reach).run()
     return 0
 
 

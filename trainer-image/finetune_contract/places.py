@@ -4,9 +4,15 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetune_contract.inside import LeavesFolder, check_key
+
 PVC_MOUNT_ROOT = "/mnt/pvc"  # the claim of a pvc:// place is mounted at PVC_MOUNT_ROOT/CLAIM
 CONFIGMAP_MOUNT_ROOT = "/mnt/configmap"  # as well, with a file for each key
-_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_MAX_NAME_CHARS = 253
+_KEY = re.compile(r"(?!\.\.)(?!\.$)[-._a-zA-Z0-9]{1,253}")
+_BUCKET = re.compile(r"[a-zA-Z0-9]([-._a-zA-Z0-9]{0,253}[a-zA-Z0-9])?")
+_OWNER = re.compile(r"[a-zA-Z0-9_][-._a-zA-Z0-9]{0,95}")
 _WANTED = {
     "hf": "hf://OWNER/NAME",
     "s3": "s3://BUCKET/PATH",
@@ -28,7 +34,10 @@ class Scheme(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """`container` is the bucket, claim, ConfigMap or hub's owner ("" for file); `path` has no leading slash except for file."""
+    """`container` is the bucket, claim, ConfigMap or hub's owner ("" for file); `path` has no leading slash except for file.
+
+    No part of `path` is empty, "." or "..", but a ConfigMap, a bucket or a claim may still hold links: see `inside.py`.
+    """
 
     scheme: Scheme
     container: str
@@ -44,12 +53,49 @@ def parse_place(uri: str) -> Place:
     if scheme is Scheme.FILE:
         if not rest.startswith("/"):
             raise ValueError(f"{uri!r}: a file place needs an absolute path, as in file:///data/rows.jsonl")
+        _check_path(uri, rest.strip("/"))
         return Place(scheme=scheme, container="", path=rest)
     container, _, path = rest.partition("/")
     if not container or (scheme is not Scheme.PVC and not path.strip("/")):
         raise ValueError(f"{uri!r} is incomplete: wanted {_WANTED[scheme.value]}")
+    _check_container(uri, scheme, container)
     if scheme is Scheme.CONFIGMAP and not _KEY.fullmatch(path):
         raise ValueError(
             f"{uri!r}: {path!r} is no key of a ConfigMap; wanted {_WANTED[scheme.value]}, with letters, digits, '-', '_' and '.'"
         )
-    return Place(scheme=scheme, container=container, path=path.strip("/"))
+    # One slash at the end means a folder; S3 takes a key with two for another object.
+    _check_path(uri, path.removesuffix("/"))
+    return Place(scheme=scheme, container=container, path=path.removesuffix("/"))
+
+
+def is_pattern(path: str) -> bool:
+    """Whether `path` names files by wildcards."""
+    return any(char in path for char in "*?")
+
+
+def check_pattern(uri: str, *, is_allowed: bool) -> None:
+    """Raises ValueError for wildcards where one thing is wanted, and for those before the last slash."""
+    if is_pattern(uri) and not is_allowed:
+        raise ValueError(f"{uri!r} has wildcards; wanted one place")
+    if is_pattern(uri.rpartition("/")[0]):
+        raise ValueError(f"{uri!r}: wildcards may stand after the last slash only, as in s3://BUCKET/FOLDER/*.jsonl")
+
+
+def _check_container(uri: str, scheme: Scheme, container: str) -> None:
+    if scheme is Scheme.S3 and (not _BUCKET.fullmatch(container) or ".." in container):
+        wanted = "3 to 63 lower-case letters, digits, '-' and '.'"
+        raise ValueError(f"{uri!r}: {container!r} is no name of a bucket; wanted {wanted}")
+    if scheme in {Scheme.PVC, Scheme.CONFIGMAP} and (len(container) > _MAX_NAME_CHARS or not _NAME.fullmatch(container)):
+        what = "claim" if scheme is Scheme.PVC else "ConfigMap"
+        raise ValueError(f"{uri!r}: {container!r} is no name of a {what}; wanted lower-case letters, digits, '-' and '.'")
+    if scheme is Scheme.HF and not _OWNER.fullmatch(container):
+        raise ValueError(f"{uri!r}: {container!r} is no owner on a hub; wanted {_WANTED[scheme.value]}")
+
+
+def _check_path(uri: str, path: str) -> None:
+    if not path:
+        return
+    try:
+        check_key(path)
+    except LeavesFolder as error:
+        raise ValueError(f"{uri[:80]!r}: {error}") from None

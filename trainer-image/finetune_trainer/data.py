@@ -43,12 +43,12 @@ def load_data(order: RunOrder, ranks: Ranks, reporter: Reporter) -> Data:
     """Collective. The first rank of each member tokenises, the others map what it wrote. Raises TrainingError naming the rows."""
     reporter.enter("preparing")
     if ranks.is_local_leader:
-        _make_tokens(order, order.dataset_file, TRAIN_FIELD, reporter)
-        if order.eval_file is not None:
-            _make_tokens(order, order.eval_file, EVAL_FIELD, reporter)
+        _make_tokens(order, order.train_paths, TRAIN_FIELD, reporter)
+        if order.eval_paths:
+            _make_tokens(order, order.eval_paths, EVAL_FIELD, reporter)
     meet(reporter.beat)
     train = _open_tokens(order, TRAIN_FIELD)
-    if order.eval_file is not None:
+    if order.eval_paths:
         held_out = _open_tokens(order, EVAL_FIELD)
         return Data(train=train, train_rows=_all(train), eval=held_out, eval_rows=_all(held_out))
     held_rows, kept_rows = split(len(train), order.config.dataset.eval_fraction, order.config.training.seed)
@@ -72,14 +72,14 @@ def _all(tokens: Tokens) -> npt.NDArray[np.int64]:
     return np.arange(len(tokens), dtype=np.int64)
 
 
-def _make_tokens(order: RunOrder, file: str, field: str, reporter: Reporter) -> None:
+def _make_tokens(order: RunOrder, files: tuple[str, ...], field: str, reporter: Reporter) -> None:
     """Until all rows are in the cache; goes on where another process of this member stopped."""
     store = _store(order, field)
     with store.locked(reporter.beat):
         record = store.begin()
         if record is not None and record.is_complete:
             return
-        rows = _rows(order, file, field)
+        rows = _rows(order, files, field)
         training, day = order.config.training, order.config.job.created
         encoder = encoder_of(rows, _tokenizer(order), train_on=training.train_on, template=training.chat_template, day=day)
 
@@ -104,9 +104,9 @@ def _open_tokens(order: RunOrder, field: str) -> Tokens:
     return store.open(record)
 
 
-def _rows(order: RunOrder, file: str, field: str) -> Rows:
+def _rows(order: RunOrder, files: tuple[str, ...], field: str) -> Rows:
     dataset = order.config.dataset
-    return read_rows(Path(file), field=field, form=dataset.format, columns=dataset.columns)
+    return read_rows([Path(file) for file in files], field=field, form=dataset.format, columns=dataset.columns)
 
 
 def _tokenizer(order: RunOrder) -> PreTrainedTokenizerBase:

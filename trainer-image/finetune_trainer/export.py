@@ -10,33 +10,36 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from finetune_contract.adapter_files import ADAPTER_CONFIG_NAME, TOKENIZER_FILES
 from finetune_contract.commits import ADAPTER_WEIGHTS_NAME
 from finetune_contract.config import JobConfig
+from finetune_contract.places import PVC_MOUNT_ROOT, Scheme, parse_place
+from finetune_trainer.model_files import read_tokenizer_file
 
-CONFIG_NAME = "adapter_config.json"
-_TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 _HUB = "hf://"
 
 
-def export_adapter(folder: Path, *, config: JobConfig, adapters: dict[str, nn.Parameter], kinds: tuple[str, ...], model_dir: Path) -> None:
-    """Replace the folder's content by weights, config and the tokenizer that the rows were made with."""
+def export_adapter(
+    folder: Path,
+    *,
+    config: JobConfig,
+    adapters: dict[str, nn.Parameter],
+    kinds: tuple[str, ...],
+    model_dir: Path,
+    revision: str | None = None,
+) -> None:
+    """Replace the folder's content by weights, config and the tokenizer that the rows were made with.
+
+    `revision` is the commit of the base that was trained on, None for one that is on no hub.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     weights = {_peft_name(name): parameter.detach().cpu().contiguous().clone() for name, parameter in adapters.items()}
     save_file(weights, folder / ADAPTER_WEIGHTS_NAME, metadata={"format": "pt"})
-    (folder / CONFIG_NAME).write_text(json.dumps(_adapter_config(config, kinds), indent=2, sort_keys=True) + "\n")
-    for name in _TOKENIZER_FILES:
+    (folder / ADAPTER_CONFIG_NAME).write_text(json.dumps(_adapter_config(config, kinds, revision), indent=2, sort_keys=True) + "\n")
+    for name in TOKENIZER_FILES:
         if (model_dir / name).exists():
-            shutil.copyfile(model_dir / name, folder / name)
+            (folder / name).write_bytes(read_tokenizer_file(model_dir, name, model_uri=config.model.uri))
     if config.training.chat_template is not None:
         (folder / "chat_template.jinja").write_text(config.training.chat_template)
 
@@ -50,11 +53,24 @@ def _peft_name(name: str) -> str:
     return f"base_model.model.{name}.weight"
 
 
-def _adapter_config(config: JobConfig, kinds: tuple[str, ...]) -> dict[str, Any]:
+def _base_name(uri: str) -> str:
+    """As peft and transformers look for it: a name on the hub, or a folder; a claim is one where it is mounted as in a member.
+
+    A bucket is no place of theirs: it stays a URI.
+    """
+    place = parse_place(uri)
+    if place.scheme is Scheme.HF:
+        return f"{place.container}/{place.path}"
+    if place.scheme is Scheme.PVC:
+        return f"{PVC_MOUNT_ROOT}/{place.container}/{place.path}".rstrip("/")
+    return place.path if place.scheme is Scheme.FILE else uri
+
+
+def _adapter_config(config: JobConfig, kinds: tuple[str, ...], revision: str | None) -> dict[str, Any]:
     adapter, model = config.adapter, config.model
     alpha = int(adapter.alpha) if float(adapter.alpha).is_integer() else adapter.alpha
     return {
-        "base_model_name_or_path": model.uri.removeprefix(_HUB),
+        "base_model_name_or_path": _base_name(model.uri),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -64,7 +80,7 @@ def _adapter_config(config: JobConfig, kinds: tuple[str, ...]) -> dict[str, Any]
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": adapter.rank,
-        "revision": model.revision,
+        "revision": (revision or model.revision) if model.uri.startswith(_HUB) else None,
         "target_modules": list(kinds),
         "task_type": "CAUSAL_LM",
         "use_dora": False,

@@ -19,6 +19,7 @@ from finetune_trainer.batch import Schedule, chain_digest
 from finetune_trainer.data import load_data
 from finetune_trainer.evaluate import Evaluation
 from finetune_trainer.export import export_adapter, state_digest
+from finetune_trainer.fits import check_fit
 from finetune_trainer.model import build_model
 from finetune_trainer.not_finite import finite_or_told, not_finite
 from finetune_trainer.optimise import FlatState, clip, learning_rate, update
@@ -44,6 +45,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     checkpointing = training.gradient_checkpointing or bool(order.overrides.gradient_checkpointing)
     model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing, beat=reporter.beat_within)
     data = load_data(order, ranks, reporter)
+    check_fit(data, model, order, reporter)
     for field, tokens in data.by_field().items():
         for warning in row_warnings(tokens.tally, field, limit=training.max_sequence_length):
             reporter.warn(warning)
@@ -127,7 +129,8 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     reporter.enter("exporting")
     if ranks.is_leader:
         folder, model_dir = Path(order.output_dir), Path(order.model_dir)
-        export_adapter(folder, config=config, adapters=model.adapters, kinds=model.adapted_kinds, model_dir=model_dir)
+        kinds, revision = model.adapted_kinds, order.model_revision
+        export_adapter(folder, config=config, adapters=model.adapters, kinds=kinds, model_dir=model_dir, revision=revision)
         reporter.tell(_exported(order, record, state.weights_P))
     meet(reporter.beat)
     reporter.tell(WorkerDone(rank=ranks.rank))

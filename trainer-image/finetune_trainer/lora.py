@@ -44,7 +44,7 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> tuple[str, ...]:
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".layers." in name}
     kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
     wanted = kinds if ALL_LINEAR in config.target_modules else sorted(set(config.target_modules))
-    unknown = [kind for kind in wanted if kind not in kinds]
+    unknown = sorted(kind for kind in set(config.target_modules) - {ALL_LINEAR} if kind not in kinds)
     if unknown:
         message = f"spec.adapter.targetModules: {', '.join(unknown)} names no linear layer of this model; it has {', '.join(kinds)}"
         raise TrainingError(FailureClass.USER_ERROR, message)

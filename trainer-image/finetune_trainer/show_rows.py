@@ -7,7 +7,7 @@ It needs the tokenizer and the rows, no weights and no device. Reads every row, 
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ from finetune_contract.config import JobConfig
 from finetune_contract.failures import TrainingError
 from finetune_contract.run_order import RowsInputs
 from finetune_trainer.row_warnings import EVAL_FIELD, TRAIN_FIELD, row_warnings
-from finetune_trainer.rows import read_rows
+from finetune_trainer.rows import Rows, read_rows
 from finetune_trainer.tokenise import Tokenising, encoder_of, load_tokenizer
 from finetune_trainer.tokens import Part, Tally
 
@@ -34,15 +34,17 @@ class Pen:
 COLOUR, PLAIN = Pen("\x1b[32m", "\x1b[0m"), Pen("[[", "]]")
 
 
-def show_place(config: JobConfig, tokenizer: PreTrainedTokenizerBase, file: Path, field: str, *, num_shown: int, pen: Pen) -> Iterator[str]:
+def show_place(
+    config: JobConfig, tokenizer: PreTrainedTokenizerBase, files: Sequence[Path], field: str, *, num_shown: int, pen: Pen
+) -> Iterator[str]:
     """Lines for the user about the rows of one place. Raises TrainingError where the job would fail before its first step."""
     dataset, training = config.dataset, config.training
-    rows = read_rows(file, field=field, form=dataset.format, columns=dataset.columns)
+    rows = read_rows(files, field=field, form=dataset.format, columns=dataset.columns)
     encoder = encoder_of(rows, tokenizer, train_on=training.train_on, template=training.chat_template, day=config.job.created)
     tokenising = Tokenising(rows, encoder, limit=training.max_sequence_length)
     left = num_shown
     for part in tokenising.parts():
-        yield from _shown(part, tokenizer, left, pen)
+        yield from _shown(part, rows, tokenizer, left, pen)
         left = max(0, left - len(part.numbers))
     tokenising.check()
     yield _counted(tokenising.tally, field)
@@ -50,11 +52,11 @@ def show_place(config: JobConfig, tokenizer: PreTrainedTokenizerBase, file: Path
         yield f"{warning.reason}: {warning.message}"
 
 
-def _shown(part: Part, tokenizer: PreTrainedTokenizerBase, num_rows: int, pen: Pen) -> Iterator[str]:
+def _shown(part: Part, rows: Rows, tokenizer: PreTrainedTokenizerBase, num_rows: int, pen: Pen) -> Iterator[str]:
     first = 0
     for number, length in list(zip(part.numbers.tolist(), part.lengths.tolist(), strict=True))[:num_rows]:
         ids, marks = part.ids[first : first + length].tolist(), part.is_target[first : first + length].tolist()
-        yield f"row {number}: {length} tokens, {sum(marks)} carry loss"
+        yield f"{rows.name_of(number)}: {length} tokens, {sum(marks)} carry loss"
         yield render_row(tokenizer, ids, marks, pen)
         yield ""
         first += length
@@ -90,12 +92,14 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     config = JobConfig.model_validate_json(chosen.config.read_text())
     inputs = RowsInputs.model_validate_json(chosen.inputs.read_text())
-    places = {TRAIN_FIELD: inputs.dataset_file} | ({} if inputs.eval_file is None else {EVAL_FIELD: inputs.eval_file})
+    places = {TRAIN_FIELD: inputs.dataset_files} | ({EVAL_FIELD: inputs.eval_files} if inputs.eval_files else {})
     try:
         tokenizer = load_tokenizer(Path(inputs.tokenizer_dir), model_uri=config.model.uri)
-        for field, file in places.items():
+        for field, files in places.items():
             shown = chosen.rows if field == TRAIN_FIELD else 0
-            for line in show_place(config, tokenizer, Path(file), field, num_shown=shown, pen=COLOUR if chosen.colour else PLAIN):
+            for line in show_place(
+                config, tokenizer, [Path(file) for file in files], field, num_shown=shown, pen=COLOUR if chosen.colour else PLAIN
+            ):
                 sys.stdout.write(f"{line}\n")
     except TrainingError as error:
         sys.stdout.flush()

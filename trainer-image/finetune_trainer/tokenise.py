@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_trainer.bad_rows import BadRows
 from finetune_trainer.encode import Encoded, Encoder
+from finetune_trainer.model_files import blaming_the_model, check_links, check_tokenizer_files, refused
 from finetune_trainer.notes import MAX_NOTES, Note
 from finetune_trainer.rows import Row, RowError, Rows
 from finetune_trainer.tokens import Part, Tally, Tokens, join
@@ -22,11 +23,14 @@ _PART_ROWS = 1 << 14
 
 
 def load_tokenizer(folder: Path, *, model_uri: str) -> PreTrainedTokenizerBase:
-    """Raises TrainingError if the folder holds no fast tokenizer."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(FailureClass.USER_ERROR, f"spec.model.uri: {model_uri} has no tokenizer that can be read: {error}") from None
+    """Raises TrainingError if the folder holds no fast tokenizer, or one without words, which the library makes of nothing."""
+    check_links(folder, model_uri=model_uri)
+    check_tokenizer_files(folder, model_uri=model_uri)
+    with blaming_the_model(model_uri, "has no tokenizer that can be read"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        num_words = tokenizer.vocab_size
+    if num_words == 0:
+        raise refused(model_uri, "its tokenizer has an empty vocabulary; copy tokenizer.json from where the model came from")
     if not tokenizer.is_fast:
         message = f"spec.model.uri: {model_uri} has a slow tokenizer; wanted one with tokenizer.json"
         raise TrainingError(FailureClass.USER_ERROR, message)

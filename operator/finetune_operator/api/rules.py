@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_contract.places import Place, Scheme, parse_place
+from finetune_contract.endpoints import parse_endpoint
+from finetune_contract.places import Place, Scheme, check_pattern, parse_place
 from finetune_operator.api.envelope import envelope_errors
 from finetune_operator.api.job import FineTuneJob, Metadata
 from finetune_operator.api.pod_rules import (
@@ -152,6 +153,7 @@ def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[Spe
         if uri is None:
             continue
         try:
+            check_pattern(uri, is_allowed=allowed is _ROW_SCHEMES)
             place = parse_place(uri)
         except ValueError as error:
             yield SpecError(path, str(error))
@@ -162,6 +164,15 @@ def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[Spe
             )
             continue
         yield from _scheme_errors(path, uri, place, allowed, is_local)
+
+
+def endpoints_are_urls(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
+    for path, url in (("spec.storage.endpoint", spec.storage.endpoint), ("spec.tracking.endpoint", spec.tracking.endpoint)):
+        try:
+            if url is not None:
+                parse_endpoint(url)
+        except ValueError as error:
+            yield SpecError(path, str(error))
 
 
 def _scheme_errors(path: str, uri: str, place: Place, allowed: set[Scheme], is_local: bool) -> Iterator[SpecError]:
@@ -231,6 +242,7 @@ RULES: tuple[Rule, ...] = (
     credentials_have_one_source,
     a_tracker_has_a_key,
     places_can_be_reached,
+    endpoints_are_urls,
     lists_name_each_entry_once,
     all_linear_stands_alone,
     pod_labels_are_labels,

@@ -124,6 +124,7 @@ def _environment(job: FineTuneJob) -> list[JsonObject]:
         "FINETUNE_STATE_DIR": STATE_DIR,
         "FINETUNE_TERMINATION_LOG": TERMINATION_LOG,
         "FINETUNE_GRACE_SECONDS": str(job.spec.termination_grace_period_seconds),
+        "FINETUNE_FILE_PLACES": "refused",  # a pod has no file that a job may name
         "HOME": WORK_DIR,  # the root file system is read-only
     }
     if job.spec.storage.secret_name:

@@ -1,0 +1,75 @@
+"""Names that strangers chose, joined to folders of ours: what leaves the folder is refused, in writing or by a symbolic link.
+
+Keys of a bucket, entries of an index, paths in a claim: all are joined here and nowhere else.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_KEY_CHARS = 1024
+_SNAPSHOTS, _BLOBS = "snapshots", "blobs"  # a cache of huggingface_hub: snapshots/COMMIT/NAME is a link to blobs/DIGEST
+
+
+class LeavesFolder(ValueError):
+    """A name or a link that leads out of the folder that it was to stay in; the message is for the user."""
+
+
+def check_key(key: str) -> str:
+    """`key` if it names something below a folder. Raises LeavesFolder for what climbs, starts at the root or cannot be a name."""
+    problem = None
+    if not key or len(key) > MAX_KEY_CHARS:
+        problem = f"it has {len(key)} characters, wanted 1 to {MAX_KEY_CHARS}"
+    elif "\\" in key or any(not char.isprintable() for char in key):
+        problem = "it has a backslash or a control character"
+    elif key.startswith("/"):
+        problem = "it starts with a slash, wanted a relative path"
+    elif any(part in {"", ".", ".."} for part in key.split("/")):
+        problem = 'one of its parts is empty, "." or ".."'
+    if problem is not None:
+        raise LeavesFolder(f"{key[:80]!r} is no path below a folder: {problem}")
+    return key
+
+
+def join(folder: Path, key: str) -> Path:
+    """`folder / key`, checked as text only. Raises LeavesFolder."""
+    return folder / check_key(key)
+
+
+def resolve_inside(root: Path, path: Path) -> Path:
+    """`path` without symbolic links. Raises LeavesFolder where one leads out of `root`; what does not exist yet may be named."""
+    own, found = root.resolve(), _resolve(path)
+    if found != own and own not in found.parents:
+        raise LeavesFolder(f"{path} is, or lies behind, a symbolic link out of {root}; put a copy there instead of the link")
+    return found
+
+
+def open_inside(root: Path, path: Path) -> BinaryIO:
+    """A regular file below `root`, open for reading; judged after opening, so that no link can be put there in between.
+
+    Raises LeavesFolder and OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise LeavesFolder(f"{path} is no regular file")
+        resolve_inside(root, Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def home_of_links(folder: Path) -> Path:
+    """Where links of a model folder may lead: the folder itself, or the cache of huggingface_hub that the folder is a part of."""
+    real = _resolve(folder)
+    is_cached = real.parent.name == _SNAPSHOTS and (real.parent.parent / _BLOBS).is_dir()
+    return real.parent.parent if is_cached else real
+
+
+def _resolve(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise LeavesFolder(f"{path} cannot be followed: its symbolic links form a loop") from error
