@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_operator.decide.priority import NO_CAPS, PriorityCaps, parse_caps
+
 PREFIX = "FINETUNE_OPERATOR_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -27,7 +29,7 @@ class Settings:
     kubeconfig: Path | None = None
     api_server: str | None = None  # in-cluster address, as the kubelet announces it
     log_level: str = "info"
-    num_workers: int = 16
+    num_workers: int = 32
     lease_name: str = "finetune-operator"
     ca_secret_name: str = "finetune-operator-ca"
     channel_service: str = "finetune-channel"
@@ -35,6 +37,7 @@ class Settings:
     webhook_configuration: str = "finetune-operator"
     channel_url: str | None = None  # only where members cannot use the Service's name
     reconnect_seconds: float = 10.0
+    max_priority: PriorityCaps = NO_CAPS
 
     @property
     def member_channel_url(self) -> str:
@@ -71,6 +74,11 @@ def _parse(name: str, text: str) -> object:
             return float(text)
         except ValueError:
             raise SettingsError(f"{variable} is {text!r}: wanted a number of seconds") from None
+    if name == "max_priority":
+        try:
+            return parse_caps(text)
+        except ValueError:
+            raise SettingsError(f"{variable} is {text!r}: wanted a whole number, then NAMESPACE=NUMBER, with commas between") from None
     if name == "log_level" and text not in LOG_LEVELS:
         raise SettingsError(f"{variable} is {text!r}: wanted one of {', '.join(LOG_LEVELS)}")
     if name == "watch_namespaces":

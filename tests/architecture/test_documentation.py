@@ -14,6 +14,7 @@ from finetune_contract.failures import FailureClass
 from finetune_contract.reasons import OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
 from finetune_operator.api.status_words import STATUS_WORDS
 from finetune_operator.decide.answer import Phase, Verdict
+from finetune_operator.meters import Meters
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +46,7 @@ def test_every_field_is_explained_and_no_other() -> None:
 def test_every_metric_is_documented_and_no_other() -> None:
     registry = CollectorRegistry()
     OperatorMetrics(registry, version="0")
+    Meters(registry)
     of_jobs = JobCollector(jobs=MagicMock(), agents=MagicMock(), clock=MagicMock(), is_leading=lambda: False).collect()
     shown = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in (*registry.collect(), *of_jobs)}
     assert _first_column("metrics") == shown
@@ -149,7 +151,7 @@ def _condition_types(path: Path) -> Iterator[str]:
     yield from firsts - {"True", "False", "Unknown"}
 
 
-_SAY_REASONS = {"Event", "Warned", "WorkerWarning", "StorageProblem"}
+_SAY_REASONS = {"Event", "Warned", "WorkerWarning", "StorageProblem", "Remark"}
 
 
 def _event_reasons(path: Path) -> Iterator[str]:

@@ -11,9 +11,12 @@ from finetune_contract.state import StateId
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Condition, JobStatus, Pinned, ProgressEntry, Recovery, Restarts
 from finetune_operator.coordinator.sessions import greet, hear
+from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.observed import Session
+from finetune_operator.decide.report import tokens_processed
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 
+KEY = ("team-a", "support-bot")
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -86,6 +89,61 @@ def test_series_of_an_ended_job_end_after_an_hour_but_it_is_still_counted() -> N
     world = World(training(phase="Complete", completion_time=NOW - timedelta(hours=2)))
     assert world.value("finetune_job_step", name="support-bot") is None
     assert world.value("finetune_jobs", phase="Complete") == 1
+
+
+def test_the_counter_of_tokens_never_falls_and_counts_what_is_computed_again() -> None:
+    world, shown = World(training()), []
+    for tokens, step in ((1000, 40), (1020, 42), (1015, 41), (1035, 43)):
+        before = world.jobs[KEY].status.progress
+        processed = tokens_processed(before if shown else None, tokens)
+        entry = before.model_copy(update={"step": step, "tokens_total": tokens, "tokens_processed": processed})
+        world.jobs[KEY] = training(progress=entry)
+        shown.append(world.value("finetune_job_tokens_total", name="support-bot"))
+    assert shown == [1000, 1020, 1020, 1040]
+    assert world.value("finetune_job_state_tokens", name="support-bot") == 1035
+
+
+def test_spent_seconds_go_on_while_nothing_is_written() -> None:
+    pinned = Pinned(image="t", contract_version=1, admitted_at=NOW - timedelta(hours=24))
+    world = World(training(phase="Preparing", pinned=pinned))
+    assert world.value("finetune_job_spent_seconds", name="support-bot", kind="starting") == 24 * 3600
+
+
+def test_nobody_learns_the_uid_of_a_job() -> None:
+    world = World(training())
+    assert job().metadata.uid.encode() not in generate_latest(world.registry)
+
+
+def test_a_member_that_is_forgotten_during_a_scrape_ends_nothing() -> None:
+    world = World(training())
+
+    def vanish(job_uid):
+        raise KeyError(job_uid)
+
+    world.observe = vanish
+    assert world.value("finetune_job_step", name="support-bot") == 40
+
+
+def test_label_values_are_bounded_whatever_members_say() -> None:
+    registry = CollectorRegistry()
+    metrics = OperatorMetrics(registry, version="1")
+    for number in range(1000):
+        metrics.record_event(Event(type="Warning", reason=f"Made{number}", message=""))
+        metrics.record_event(Event(type="Warning", reason=f"made up\n{number}", message=""))
+    counted = [line for line in generate_latest(registry).splitlines() if line.startswith(b"finetune_operator_events_total{")]
+    assert len(counted) <= 152
+    assert registry.get_sample_value("finetune_operator_events_total", {"type": "Warning", "reason": "Other"}) >= 1000
+
+
+def test_counters_of_a_namespace_are_born_at_zero() -> None:
+    registry = CollectorRegistry()
+    metrics = OperatorMetrics(registry, version="1")
+    metrics.record_decision(training(), Decision(status=JobStatus()))
+    assert registry.get_sample_value("finetune_disruptions_total", {"namespace": "team-a"}) == 0
+    assert (
+        registry.get_sample_value("finetune_jobs_finished_total", {"namespace": "team-a", "result": "Failed", "reason": "UserError"}) == 0
+    )
+    assert registry.get_sample_value("process_start_time_seconds") > 0
 
 
 def test_only_the_leader_shows_jobs() -> None:

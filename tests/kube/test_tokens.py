@@ -1,5 +1,6 @@
 """Tokens: only a valid one for our audience, signed by a published key, names a pod."""
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -9,7 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.hashes import SHA256
 from tests.kube.builders import merged
 
-from finetune_operator.kube.tokens import KeyUnknown, PodIdentity, TokenInvalid, parse_keys, verify_token
+from finetune_operator.kube.client import ApiError
+from finetune_operator.kube.tokens import KeyUnknown, PodIdentity, TokenInvalid, TokenVerifier, issuer_of, parse_keys, verify_token
+from finetune_operator.kube.turns import Pace
 
 NOW = 1_800_000_000.0
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -103,3 +106,87 @@ def test_changed_claims_break_the_signature() -> None:
 def test_an_unknown_key_is_told_apart_so_that_keys_are_read_again() -> None:
     with pytest.raises(KeyUnknown):
         verify_token(token("rotated"), KEYS, NOW)
+
+
+def raw(header: Any, claims: Any = CLAIMS) -> str:
+    return f"{encode(json.dumps(header).encode())}.{encode(json.dumps(claims).encode())}.{encode(b'x')}"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        raw({"kid": ["rsa"], "alg": "RS256"}),
+        raw({"kid": {"a": 1}}),
+        raw({"kid": None}),
+        raw([]),
+        raw("text"),
+        raw({"kid": "rsa"}, [1]),
+        f"{encode(b'[' * 5000)}.{encode(b'{}')}.eA",
+        f"{encode(b'{' + b'9' * 6000)}.{encode(b'{}')}.eA",
+        token(exp=float("nan")),
+        token(**{"kubernetes.io": {"namespace": 3, "pod": {"name": [], "uid": {}}}}),
+    ],
+)
+def test_a_malformed_token_is_a_refusal_and_no_error(bad) -> None:
+    with pytest.raises(TokenInvalid):
+        verify_token(bad, KEYS, NOW)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [None, 1, {}, {"kty": "RSA", "kid": "a"}, {"kty": "EC", "kid": [], "crv": "P-256"}, {"kty": "RSA", "kid": "a", "n": "!", "e": 3}],
+)
+def test_a_strange_key_hides_no_other(entry) -> None:
+    assert set(parse_keys({"keys": [entry, *published()["keys"]]})) == {"rsa", "ec"}
+    assert parse_keys({"keys": entry}) == {}
+
+
+class Cluster:
+    """The API server as far as tokens go; `published` None: the keys cannot be read."""
+
+    def __init__(self, published: dict[str, Any] | None) -> None:
+        self.published, self.now, self.asked = published, 0.0, []
+        self.verifier = TokenVerifier(self, issuer=lambda: CLAIMS["iss"], wall_clock=lambda: NOW, clock=lambda: self.now)  # type: ignore[arg-type]
+
+    async def request(self, method: str, path: str, **_: Any) -> dict[str, Any]:
+        self.asked.append(path)
+        if method == "POST":
+            return {"status": {"authenticated": False}}
+        if self.published is None:
+            raise ApiError(403, "Forbidden", "no")
+        return self.published
+
+    async def refusals(self, *tokens: str) -> list[str]:
+        answers = await asyncio.gather(*(self.verifier.identify(one) for one in tokens), return_exceptions=True)
+        assert all(isinstance(answer, TokenInvalid) for answer in answers), answers
+        return [answer.why for answer in answers if isinstance(answer, TokenInvalid)]
+
+
+async def test_a_flood_of_unknown_keys_costs_one_request_in_ten_seconds_and_no_review() -> None:
+    cluster = Cluster(published())
+    await cluster.refusals(*(token(f"bogus-{number}", signature=b"x") for number in range(200)))
+    cluster.now = 9.0
+    assert set(await cluster.refusals(token("bogus"))) == {"unknown_key"}
+    assert cluster.asked == ["/openid/v1/jwks"]
+    cluster.now = 11.0
+    await cluster.refusals(token("bogus"), token("bogus-2"))
+    assert cluster.asked == ["/openid/v1/jwks"] * 2
+    assert (await cluster.verifier.identify(token())).uid == "pod-uid"
+
+
+async def test_without_keys_reviews_are_few_and_the_line_for_them_is_short() -> None:
+    cluster = Cluster(None)
+    cluster.verifier._reviews._pace = Pace(rate=1000, burst=5)
+    whys = await cluster.refusals(*(token(f"bogus-{number}") for number in range(200)))
+    reviews = cluster.asked.count("/apis/authentication.k8s.io/v1/tokenreviews")
+    assert reviews <= 16
+    assert whys.count("busy") == 200 - reviews
+    await cluster.refusals(token("bogus-0"))
+    assert cluster.asked.count("/apis/authentication.k8s.io/v1/tokenreviews") == reviews, "what was refused is not asked again"
+
+
+async def test_a_token_of_another_issuer_is_left_to_the_api_server() -> None:
+    cluster = Cluster(published())
+    assert await cluster.refusals(token(iss="https://another.cluster")) == ["review"]
+    assert issuer_of(token()) == CLAIMS["iss"]
+    assert issuer_of("x") is None

@@ -76,6 +76,7 @@ def an_order(config: JobConfig, folder: Path, **changes) -> RunOrder:
         "slots_fd": None,
         "beat_fd": None,
         "events_fd": None,
+        "store_secret": "the secret of the formation",
     }
     return RunOrder.model_validate(fields | changes)
 

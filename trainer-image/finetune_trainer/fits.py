@@ -9,15 +9,18 @@ from finetune_contract.run_order import RunOrder, WorkerWarning
 from finetune_trainer.data import Data
 from finetune_trainer.model import BuiltModel
 from finetune_trainer.report import Reporter
+from finetune_trainer.row_warnings import row_warnings
 from finetune_trainer.tokens import Tokens
 
 _TOKENS_AT_ONCE = 1 << 24
 
 
 def check_fit(data: Data, model: BuiltModel, order: RunOrder, reporter: Reporter) -> None:
-    """Raises TrainingError for tokens that the model has not; warns of rows that may be longer than it knows."""
+    """Raises TrainingError for tokens that the model has not; warns of what is odd in the rows, or longer than the model knows."""
     for field, tokens in data.by_field().items():
         check_token_ids(tokens, field, model.vocab_size, order.config.model.uri, reporter.beat)
+        for warning in row_warnings(tokens.tally, field, limit=order.config.training.max_sequence_length):
+            reporter.warn(warning)
     warn_of_unknown_positions(model, order, reporter)
 
 

@@ -29,7 +29,6 @@ from finetune_trainer.record import first_record, numerics_of, pack_capacity
 from finetune_trainer.reduce import own_leaves
 from finetune_trainer.report import Reporter
 from finetune_trainer.resume import check_same_on_all_ranks, restore, warn_of_other_numerics
-from finetune_trainer.row_warnings import row_warnings
 from finetune_trainer.snapshots import Snapshots
 from finetune_trainer.stragglers import StepTimes
 
@@ -46,9 +45,6 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing, beat=reporter.beat_within)
     data = load_data(order, ranks, reporter)
     check_fit(data, model, order, reporter)
-    for field, tokens in data.by_field().items():
-        for warning in row_warnings(tokens.tally, field, limit=training.max_sequence_length):
-            reporter.warn(warning)
     schedule = Schedule(
         data.train_rows,
         seed=training.seed,

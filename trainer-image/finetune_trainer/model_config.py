@@ -18,7 +18,7 @@ from transformers.models.qwen3 import modeling_qwen3 as _qwen3  # noqa: F401
 
 from finetune_trainer.attention import ATTENTION
 from finetune_trainer.model_files import blaming_the_model, check_links, read_json_object, refused
-from finetune_trainer.rotary import check_rope_type, compute_by_row
+from finetune_trainer.rotary import check_rope, compute_by_row
 
 SUPPORTED = {"qwen3": "Qwen3", "qwen2": "Qwen2 and Qwen2.5", "llama": "Llama"}
 _FULL = "full_attention"
@@ -36,7 +36,7 @@ class _Sizes(BaseModel):
     num_hidden_layers: int = Field(ge=1, le=1024)
     num_attention_heads: int = Field(ge=1, le=4096)
     num_key_value_heads: int = Field(ge=1, le=4096)
-    head_dim: int = Field(ge=2, le=1 << 14, multiple_of=2)
+    head_dim: int | None = Field(default=None, ge=2, le=1 << 14, multiple_of=2)  # Qwen2 has none: a head's share of hidden_size
     max_position_embeddings: int = Field(ge=1, le=1 << 30)
     rms_norm_eps: float = Field(ge=0, le=1)
     tie_word_embeddings: bool
@@ -57,7 +57,7 @@ def read_model_config(folder: Path, *, model_uri: str) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     _check_sizes(config, model_uri)
     _check_layer_types(config, model_uri)
-    check_rope_type(config, model_uri=model_uri)
+    check_rope(config, model_uri=model_uri)
     return config
 
 
@@ -94,6 +94,9 @@ def _check_sizes(config: Any, model_uri: str) -> None:
         raise refused(model_uri, f"its config.json cannot be: {field}: {first['msg']}") from None
     if sizes.num_attention_heads % sizes.num_key_value_heads != 0:
         heads = f"num_attention_heads {sizes.num_attention_heads} is no multiple of num_key_value_heads {sizes.num_key_value_heads}"
+        raise refused(model_uri, f"its config.json cannot be: {heads}")
+    if sizes.head_dim is None and sizes.hidden_size % (2 * sizes.num_attention_heads) != 0:
+        heads = f"hidden_size {sizes.hidden_size} is no even multiple of num_attention_heads {sizes.num_attention_heads}"
         raise refused(model_uri, f"its config.json cannot be: {heads}")
 
 

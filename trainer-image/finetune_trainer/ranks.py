@@ -75,8 +75,10 @@ def join_process_group(device: torch.device, secret: str | None) -> None:
         dist.init_process_group(backend, timeout=_COLLECTIVE_TIMEOUT)
         return
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = SealedStore(dist.TCPStore(address, port, is_master=False, timeout=_COLLECTIVE_TIMEOUT), secret)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # torchrun's launcher on node rank 0 keeps the store itself, and says so.
+    is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = SealedStore(dist.TCPStore(address, port, is_master=is_keeper, timeout=_COLLECTIVE_TIMEOUT), secret)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_COLLECTIVE_TIMEOUT)
 
 

@@ -4,6 +4,7 @@ transformers chooses the frequencies of two kinds of rope by the longest row tha
 lend the frequencies of its longest row to all, and a rank those of its history. Here each row of such a model is given to a new module.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -43,13 +44,28 @@ class RotaryByRow(nn.Module):
         return cos_1TD, sin_1TD
 
 
-def check_rope_type(config: Any, *, model_uri: str) -> None:
-    """Raises TrainingError for rope of a kind that is not known to be the same for every row of a pack."""
+def check_rope(config: Any, *, model_uri: str) -> None:
+    """Raises TrainingError for rope of a kind that is not known to be the same for every row of a pack, or without its numbers."""
     rope = getattr(config, "rope_parameters", None)
     kind = rope.get("rope_type") if isinstance(rope, dict) else None
     if not isinstance(kind, str) or kind not in FIXED | BY_LENGTH:
         shown = kind[:80] if isinstance(kind, str) else "none for the whole model"
         raise refused(model_uri, f"its rope is of the type {shown}; wanted one of {', '.join(sorted(FIXED | BY_LENGTH))}")
+    # transformers only logs what is wrong with these, and a short row does not show it.
+    if kind == "dynamic" and not _is_positive(rope.get("factor")):
+        raise refused(model_uri, "its config.json cannot be: rope_parameters.factor must be a number above 0")
+    if kind == "longrope":
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        share = rope.get("partial_rotary_factor", 1.0)
+        size = int(head_dim * share) // 2 if _is_positive(share) else 0
+        for name in ("short_factor", "long_factor"):
+            factors = rope.get(name)
+            if not isinstance(factors, list) or len(factors) != size or not all(map(_is_positive, factors)):
+                raise refused(model_uri, f"its config.json cannot be: rope_parameters.{name} must be a list of {size} numbers above 0")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def compute_by_row(module: nn.Module) -> None:

@@ -13,6 +13,8 @@ from datetime import timedelta
 import torch.distributed as dist
 
 _NONCE_BYTES, _TAG_BYTES = 16, 32
+# torch keeps only the C++ half of a store, and a later group of the process asks it: then its methods must still be here.
+_ALIVE: list[dist.Store] = []
 
 
 class SealBroken(RuntimeError):
@@ -24,6 +26,7 @@ class SealedStore(dist.Store):
 
     def __init__(self, inner: dist.Store, secret: str) -> None:
         super().__init__()
+        _ALIVE.append(self)
         self._inner = inner
         self._names, self._bytes, self._tags = (hmac.digest(secret.encode(), use, "sha256") for use in (b"names", b"bytes", b"tags"))
 

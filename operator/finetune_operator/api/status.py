@@ -120,6 +120,7 @@ class ProgressEntry(StatusValue):
     learning_rate: float
     grad_norm: float
     tokens_total: int
+    tokens_processed: int = 0
     tokens_per_second: float
     step_seconds: float
     straggler: StragglerEntry | None = None
@@ -190,6 +191,7 @@ class Placement(StatusValue):
     gave_back_at: datetime | None = None
     attempts: int = 0
     why: str | None = Field(default=None, max_length=1024)
+    is_refused: bool = False  # the cluster took no more of its pods: quota, a policy, a webhook
 
 
 class MemberFailures(StatusValue):

@@ -50,6 +50,7 @@ STATUS_WORDS = {
     "progress.learningRate": "Learning rate of the newest step.",
     "progress.gradNorm": "Gradient norm of the newest step, before clipping.",
     "progress.tokensTotal": "Tokens trained on.",
+    "progress.tokensProcessed": "The same with the tokens of steps that were lost and computed again; never falls.",
     "progress.tokensPerSecond": "Tokens a second in the newest step.",
     "progress.stepSeconds": "Duration of the newest step.",
     "progress.straggler.member": "Its member.",

@@ -29,7 +29,7 @@ def give_back_an_incomplete_gang(gang: Gang) -> Answer | None:
     if placement.placing_since is None or not is_incomplete(gang) or gang.active is not None:
         return None
     if words is not None:
-        return give_back(gang, reason="Refused", why=f"the cluster refused a member: {words}", backs_off=True)
+        return give_back(gang, reason="Refused", why=f"the cluster refused a member: {words}", backs_off=True, is_refused=True)
     if _is_out_of_time(gang):
         return give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
     if who_is_ahead(gang.observed, gang.job.key) is not None:
@@ -122,13 +122,14 @@ def _no_room_in_time(gang: Gang) -> str:
     return f"no room for {gang.num_wanted} members within {gang.job.spec.placement.timeout_seconds} s: {why_no_room(gang)}"
 
 
-def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool, least_seconds: float = 0.0) -> Answer:
+def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool, least_seconds: float = 0.0, is_refused: bool = False) -> Answer:
     """Every member goes, and the job waits: for its turn, or, with `backs_off`, for a time that doubles with every failure."""
     before = gang.status.placement
     attempts = before.attempts + 1 if backs_off else before.attempts
     seconds = max(backoff_seconds(gang.job.metadata.uid, attempts), min(least_seconds, MAX_BACKOFF_SECONDS))
     until = gang.now + timedelta(seconds=seconds) if backs_off else None
-    placement = Placement(attempts=attempts, backoff_until=until, gave_back_at=gang.now if backs_off else None, why=why[:1024])
+    gave_back_at = gang.now if backs_off else None
+    placement = Placement(attempts=attempts, backoff_until=until, gave_back_at=gave_back_at, why=why[:1024], is_refused=is_refused)
     status = gang.status.model_copy(update={"members": (), "placement": placement})
     event = Event(type="Warning", reason="GaveBack", message=f"the members are given back: {why}"[:1000])
     return _queued(gang, status, reason=reason, why=why, events=(event,), look_again_seconds=seconds if backs_off else None)

@@ -1,10 +1,13 @@
 """The line of gangs that wait or are being placed, ordered by (priority, age); who has to let whom go first.
 
-Gangs are let in one by one, and twice as many in every round in which all find room. The first that finds none sets the number back to one:
-it is waited for during its turn, and passed over after that. From then on several in a row must find room before the number grows again,
-because in a full cluster the gang after the one that waited often takes the place of another that ended at the same time.
+Gangs are let in one by one, and twice as many in every round in which all find room; a few of other namespaces go beside them. The first
+that finds none sets the number back to one: it is waited for during its turn, and passed over after that. From then on several in a row
+must find room before the number grows again, because in a full cluster the gang after the one that waited often takes the place of another
+that ended at the same time. What a namespace may not do, by its quota or a policy, is no lack of room, and delays no other namespace.
 """
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,6 +17,7 @@ from finetune_operator.times import BACKOFF_JITTER, LONGEST_BLOCK_SECONDS, MAX_B
 
 MAX_PLACED_AT_ONCE = 256
 CLEAN_BEFORE_GROWTH = 4
+MAX_BESIDE = 4
 LUXURY_ATTEMPTS = 3  # extras leave room to a more urgent gang that backs off, until it has failed so often that it may never fit
 Key = tuple[str, str]
 
@@ -29,12 +33,19 @@ class Window:
     short: frozenset[Key] = frozenset()
     num_clean: int = CLEAN_BEFORE_GROWTH
 
+    @property
+    def num_beside(self) -> int:
+        """Gangs beyond `size`, each the only one of its namespace in placement; none in a cluster that was full a moment ago."""
+        return MAX_BESIDE if self.num_clean == CLEAN_BEFORE_GROWTH else 0
+
     def after(self, key: Key, before: LineEntry | None, entry: LineEntry | None) -> "Window":
         """The window after the entry of one job changed."""
         is_placing, was_placing = entry is not None and entry.is_placing, before is not None and before.is_placing
         if entry is not None and is_placing and entry.has_unschedulable:
             return Window(size=1, short=self.short | {key}, num_clean=0)
         if is_placing or not was_placing:
+            return self
+        if entry is not None and entry.is_refused and key not in self.short:  # that says nothing of the nodes
             return self
         if entry is not None and not entry.has_started:  # it gave back
             return Window(size=1, short=self.short - {key}, num_clean=0)
@@ -71,6 +82,7 @@ def line_entry(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> Li
         gave_back_at=None if status.members else status.placement.gave_back_at,
         attempts=status.placement.attempts,
         is_passed=had_its_turn(job, pods, now),
+        is_refused=status.placement.is_refused and not status.members,
     )
 
 
@@ -96,7 +108,7 @@ def is_unschedulable(pod: PodView) -> bool:
 def who_is_ahead(observed: Observed, key: Key) -> LineEntry | None:
     """Whom a gang that is not whole has to let go first; None if it may be placed, or if it is the first itself."""
     own = next((entry for entry in observed.line if entry.key == key), None)
-    others = [entry for entry in observed.line if not is_backing_off(entry, observed.now) and not entry.is_passed]
+    others = [entry for entry in _of_open_namespaces(observed, key[0]) if not is_backing_off(entry, observed.now) and not entry.is_passed]
     if not any(entry.has_unschedulable for entry in others):
         return _who_is_let_in_before(observed, own, others)
     if own is not None and own.is_passed:
@@ -108,13 +120,23 @@ def who_is_ahead(observed: Observed, key: Key) -> LineEntry | None:
     return None if first is None or first.key == key else first
 
 
+def _of_open_namespaces(observed: Observed, own: str) -> Iterator[LineEntry]:
+    """Without gangs of another namespace that may have no more pods, as a try has shown: nobody else waits for those."""
+    shut = {entry.key[0] for entry in observed.line if entry.is_refused and is_backing_off(entry, observed.now)} - {own}
+    return (entry for entry in observed.line if entry.key[0] not in shut or entry.has_unschedulable or entry.has_started)
+
+
 def _who_is_let_in_before(observed: Observed, own: LineEntry | None, others: list[LineEntry]) -> LineEntry | None:
     """While nobody lacks room only the number of gangs in placement is limited."""
     if own is None or own.is_placing or own.has_started:
         return None
     placing = [entry for entry in others if entry.is_placing]
     waiting = [entry for entry in others if not entry.is_placing and not entry.has_started and order_of(entry) < order_of(own)]
-    return None if len(placing) + len(waiting) < observed.num_placed_at_once else (placing + waiting)[0]
+    if len(placing) + len(waiting) < observed.num_placed_at_once:
+        return None
+    is_first = all(entry.key[0] != own.key[0] for entry in placing + waiting)
+    may_go_beside = is_first and len(placing) < observed.num_placed_at_once + observed.num_placed_beside
+    return None if may_go_beside else (placing + waiting)[0]
 
 
 def is_backing_off(entry: LineEntry, now: datetime) -> bool:
@@ -145,6 +167,22 @@ def do_others_lack_room(observed: Observed, key: Key) -> bool:
     """Some other gang that waits its turn was told that there is no room, and not only that it is not let in yet."""
     others = [entry for entry in observed.line if entry.key != key and not is_backing_off(entry, observed.now)]
     return any(entry.has_unschedulable and not entry.is_passed for entry in others)
+
+
+def whose_turn_may_come(line: Sequence[LineEntry], window: Window, now: datetime) -> frozenset[Key]:
+    """Gangs in placement, of each namespace the first that wait, as many as may be let in at once, and the first that backs off.
+
+    All others wait for one of these, or for a gang that has started, whatever changes.
+    """
+    found, num_waiting = set(), Counter[str]()
+    for entry in line:
+        if entry.is_placing:
+            found.add(entry.key)
+        elif not entry.has_started and not is_backing_off(entry, now) and num_waiting[entry.key[0]] < window.size:
+            num_waiting[entry.key[0]] += 1
+            found.add(entry.key)
+    called = next((entry.key for entry in line if entry.gave_back_at is not None and is_backing_off(entry, now)), None)
+    return frozenset(found if called is None else found | {called})
 
 
 def is_luxury_due(observed: Observed, job: FineTuneJob) -> bool:

@@ -107,6 +107,15 @@ class LineEntry:
     gave_back_at: datetime | None = None  # when that wait began
     attempts: int = 0
     is_passed: bool = False  # it had its turn and found no room: others need not wait for it
+    is_refused: bool = False  # it waits because its namespace may have no more pods
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """A warning of the operator's own about a job; told once, in status.warnings and as an event."""
+
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +128,7 @@ class Observed:
     sessions: tuple[Session, ...] = ()
     line: tuple[LineEntry, ...] = ()
     num_placed_at_once: int = 256  # gangs that may be in placement together while no pod lacks room
+    num_placed_beside: int = 0  # more of them, each the first of its namespace
     freed_at: datetime | None = None  # when a member of any job gave room back last, as far as this operator saw it
     term: int = 1
     is_judging: bool = True  # False inside the reconnect window after the lease was taken
@@ -127,4 +137,5 @@ class Observed:
     trainer_image: str = ""
     noted: Mapping[int, str] = field(default_factory=dict)  # uid by serial: of pods that were created and are not in the status yet
     taken_serials: frozenset[int] = field(default_factory=frozenset)  # their names belong to somebody else
+    remarks: tuple[Remark, ...] = ()  # what the operator's own policy changed
     spec_errors: tuple[str, ...] = ()  # what the schema cannot say, each with its field path

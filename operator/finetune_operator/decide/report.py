@@ -87,7 +87,15 @@ def _progress(gang: Gang, old: ProgressEntry | None) -> ProgressEntry | None:
 
 def _entry(gang: Gang, progress: Progress) -> ProgressEntry:
     numbers = progress.model_dump(exclude={"type", "formation", "slowest"})
-    return ProgressEntry(**numbers, straggler=straggler_of(gang, progress), updated_at=gang.now)
+    processed = tokens_processed(gang.status.progress, progress.tokens_total)
+    return ProgressEntry(**numbers, tokens_processed=processed, straggler=straggler_of(gang, progress), updated_at=gang.now)
+
+
+def tokens_processed(before: ProgressEntry | None, tokens_total: int) -> int:
+    """Never falls: a state that falls back to an earlier step makes tokens that are processed once more, and nothing undone."""
+    if before is None:
+        return tokens_total
+    return (before.tokens_processed or before.tokens_total) + max(0, tokens_total - before.tokens_total)
 
 
 def _last_commit(gang: Gang, old: CommitEntry | None) -> CommitEntry | None:
@@ -134,7 +142,7 @@ def _warnings(gang: Gang, new: JobStatus, captured: tuple[Warned, ...]) -> tuple
     """
     known = list(gang.status.warnings)
     said = [pair for session in gang.observed.sessions for pair in session.warnings]
-    said += [(told.reason, told.message) for told in (*captured, *refused_outputs(gang))]
+    said += [(told.reason, told.message) for told in (*gang.observed.remarks, *captured, *refused_outputs(gang))]
     if (slow := straggler_warning(gang, None if new.progress is None else new.progress.straggler)) is not None:
         said.append((slow.reason, slow.message))
     for reason, words in said:

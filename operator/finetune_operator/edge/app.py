@@ -38,7 +38,8 @@ from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.lease import Elector, Leadership
 from finetune_operator.kube.members import ClusterMembers
 from finetune_operator.kube.pod_view import parse_pod_entry
-from finetune_operator.kube.tokens import TokenVerifier
+from finetune_operator.kube.tokens import TokenVerifier, issuer_of
+from finetune_operator.meters import Meters
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 from finetune_operator.reconcile.passes import PassSettings, Reconciler
 from finetune_operator.reconcile.ports import Key
@@ -54,17 +55,32 @@ def read_credentials(settings: Settings) -> Credentials:
     return read_service_account(settings.api_server or "https://kubernetes.default.svc")
 
 
+def _token_verifier(client: ApiClient, meters: Meters) -> TokenVerifier:
+    return TokenVerifier(client, issuer=lambda: issuer_of(client.token()), meters=meters)
+
+
+def _pass_settings(settings: Settings) -> PassSettings:
+    return PassSettings(
+        trainer_image=settings.trainer_image,
+        reconnect_seconds=settings.reconnect_seconds,
+        num_workers=settings.num_workers,
+        caps=settings.max_priority,
+    )
+
+
 class Operator:
     """All parts of one replica. `run` returns after `stopping` is set and the lease is given back."""
 
     def __init__(self, settings: Settings, credentials: Credentials, folder: Path) -> None:
         self._settings, self._random, clock = settings, random.Random(), SteadyClock()
-        self._client = ApiClient(credentials)
-        self._lease_client = ApiClient(credentials)  # renewals never queue behind other writes
-        self._pods: ObjectCache[PodView] = ObjectCache()
         self._registry = CollectorRegistry()
+        meters = Meters(self._registry)
+        self._client = ApiClient(credentials, meters=meters)
+        self._lease_client = ApiClient(credentials, meters=meters)  # renewals never queue behind other writes
+        meters.show_writes_waiting(self._client.num_waiting)
+        self._pods: ObjectCache[PodView] = ObjectCache()
         self._metrics = OperatorMetrics(self._registry, version=version("finetune-operator"))
-        self._recorder = EventRecorder(self._client, instance=settings.pod_name, clock=clock, monotonic=time.monotonic)
+        self._recorder = EventRecorder(self._client, instance=settings.pod_name, clock=clock, monotonic=time.monotonic, meters=meters)
         self._jobs = ClusterJobs(
             self._client,
             self._recorder,
@@ -72,8 +88,9 @@ class Operator:
             on_change=self._look_at,
             on_written=self._metrics.record_change,
             strangers=self._metrics,
+            meters=meters,
         )
-        self._coordinator = self._make_coordinator(clock)
+        self._coordinator = self._make_coordinator(clock, meters)
         names = service_names(settings.channel_service, settings.namespace) + service_names(settings.webhook_service, settings.namespace)
         self._serving = ServingCertificate(folder, names)
         self._certificates = Certificates(settings, self._client, self._serving, WallClock())
@@ -83,7 +100,7 @@ class Operator:
         self._members = ClusterMembers(self._client, self._pods, self._config_maps)
         self._sweeper = Sweeper(self._jobs, self._coordinator, look_at_all=self._look_at_all, random_source=self._random)
         self._informers = tuple(self._informer(namespace) for namespace in settings.watch_namespaces or (None,))
-        self._feed = JobFeed(credentials, namespaces=settings.watch_namespaces, on_event=self._jobs.apply, validate=review)
+        self._feed = JobFeed(credentials, namespaces=settings.watch_namespaces, on_event=self._jobs.apply, validate=meters.counted(review))
         self._leader = Leader(
             settings, self._client, self._coordinator, self._serving, wait_synced=self._wait_synced, run_passes=self._run_passes
         )
@@ -101,9 +118,7 @@ class Operator:
             agents=self._coordinator,
             jobs=self._jobs,
             clock=clock,
-            settings=PassSettings(
-                trainer_image=settings.trainer_image, reconnect_seconds=settings.reconnect_seconds, num_workers=settings.num_workers
-            ),
+            settings=_pass_settings(settings),
             recorder=self._metrics,
         )
         self._metrics.show_queue_depth(lambda: self._reconciler.queue.num_waiting)
@@ -114,10 +129,10 @@ class Operator:
         self._http = HttpServer(self._registry, is_alive=lambda: not self._is_started or self._feed.is_alive, missing=self._missing)
         self._is_filled = self._is_started = False
 
-    def _make_coordinator(self, clock: SteadyClock) -> Coordinator:
+    def _make_coordinator(self, clock: SteadyClock, meters: Meters) -> Coordinator:
         return Coordinator(
             clock=clock,
-            authenticate=self._authenticator(),
+            authenticate=self._authenticator(meters),
             on_change=self._look_at_uid,
             on_refused=self._metrics.record_refused,
             store_key=lambda: self._certificates.private_key,
@@ -162,8 +177,9 @@ class Operator:
         self._reconciler.lead(term)
         await self._reconciler.run_workers(asyncio.Event())
 
-    def _authenticator(self) -> PodAuthenticator:
-        return PodAuthenticator(self._client, TokenVerifier(self._client), self._pods, is_member=self._is_member, strangers=self._metrics)
+    def _authenticator(self, meters: Meters) -> PodAuthenticator:
+        verifier = _token_verifier(self._client, meters)
+        return PodAuthenticator(self._client, verifier, self._pods, is_member=self._is_member, strangers=self._metrics)
 
     def _is_member(self, key: Key, job_uid: str, pod_uid: str) -> bool:
         return self._reconciler.is_member(key, job_uid, pod_uid)

@@ -1,17 +1,58 @@
-"""/metrics, /healthz and /readyz on one plain port. A standby is ready too: its caches are warm and its webhook answers."""
+"""/metrics, /healthz and /readyz on one plain port. A standby is ready too: its caches are warm and its webhook answers.
 
+Whoever reaches the port may read /metrics, so its cost is bounded whoever reads: rendered in a thread, for all readers at once, for a
+tenth of the time at most; few readers at a time, each with a deadline. The probes never wait for it.
+"""
+
+import asyncio
+import gzip
+import time
 from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+_FRESH_SECONDS = 1.0
+_RENDER_SHARE = 0.1  # of one core
+_MAX_READERS = 16
+_MAX_WAITING = 48
+_READ_SECONDS = 10.0
+_CHUNK_BYTES = 64 * 1024
+_COMPRESSION = 3
+
+
+class Page:
+    """The text of a registry, rendered beside the event loop and kept for a while."""
+
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic) -> None:
+        self._registry, self._clock = registry, clock
+        self._lock = asyncio.Lock()
+        self._fresh_until = float("-inf")
+        self._plain = self._zipped = b""
+
+    async def read(self, *, is_zipped: bool) -> bytes:
+        """At most a second old, or ten times as old as it takes to render."""
+        async with self._lock:
+            if self._clock() >= self._fresh_until:
+                started = self._clock()
+                self._plain, self._zipped = await asyncio.to_thread(self._render)
+                ended = self._clock()
+                self._fresh_until = ended + max(_FRESH_SECONDS, (ended - started) / _RENDER_SHARE)
+        return self._zipped if is_zipped else self._plain
+
+    def _render(self) -> tuple[bytes, bytes]:
+        text = generate_latest(self._registry)
+        return text, gzip.compress(text, _COMPRESSION)
+
 
 class HttpServer:
     """`is_alive` and `missing` are asked at every request; `missing` names what is not ready yet."""
 
     def __init__(self, registry: CollectorRegistry, *, is_alive: Callable[[], bool], missing: Callable[[], tuple[str, ...]]) -> None:
-        self._registry, self._is_alive, self._missing = registry, is_alive, missing
+        self._page, self._is_alive, self._missing = Page(registry), is_alive, missing
+        self._slots = asyncio.Semaphore(_MAX_READERS)
+        self._num_readers = 0
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str | None, port: int) -> int:
@@ -20,7 +61,7 @@ class HttpServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0, keepalive_timeout=30.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port, reuse_address=True).start()
         return int(self._runner.addresses[0][1])
@@ -29,8 +70,32 @@ class HttpServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        if self._num_readers >= _MAX_READERS + _MAX_WAITING:
+            return web.Response(status=503, headers={"Retry-After": "1"}, text="too many read the metrics at once\n")
+        self._num_readers += 1
+        try:
+            async with asyncio.timeout(_READ_SECONDS), self._slots:
+                return await self._send_page(request)
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=503, text="not read in time\n")
+        finally:
+            self._num_readers -= 1
+
+    async def _send_page(self, request: web.Request) -> web.StreamResponse:
+        """In pieces, so that a slow reader costs the size of one."""
+        is_zipped = "gzip" in request.headers.get("Accept-Encoding", "")
+        body = memoryview(await self._page.read(is_zipped=is_zipped))
+        headers = {"Content-Type": CONTENT_TYPE_LATEST, "Vary": "Accept-Encoding"}
+        response = web.StreamResponse(headers=headers | ({"Content-Encoding": "gzip"} if is_zipped else {}))
+        response.content_length = len(body)
+        await response.prepare(request)
+        for start in range(0, len(body), _CHUNK_BYTES):
+            await response.write(bytes(body[start : start + _CHUNK_BYTES]))
+        await response.write_eof()
+        return response
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n") if self._is_alive() else web.Response(status=503, text="job feed has ended\n")

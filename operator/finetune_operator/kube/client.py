@@ -1,4 +1,4 @@
-"""A small client of the Kubernetes API: JSON in, JSON out, with deadlines, pacing of writes and 429 honoured.
+"""A small client of the Kubernetes API: JSON in, JSON out, with deadlines, writes in fair turns and Retry-After honoured.
 
 It knows no kinds and keeps no cache. Why not the `kubernetes` package: it is 126 MiB, the operator's image stays below 120 MB.
 """
@@ -6,12 +6,16 @@ It knows no kinds and keeps no cache. Why not the `kubernetes` package: it is 12
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
+from prometheus_client import CollectorRegistry
 
 from finetune_operator.kube.credentials import Credentials
+from finetune_operator.kube.turns import Lane, Pace, Turns, lane_of, payer_of
+from finetune_operator.meters import Meters
+from finetune_operator.reconcile.ports import Unavailable
 
 JsonObject = dict[str, Any]
 
@@ -24,53 +28,47 @@ _PAGE_SIZE = 500
 _MAX_THROTTLED_TRIES = 4
 _MAX_RETRY_AFTER_SECONDS = 10.0
 _TOKEN_LIFE_SECONDS = 60.0
+_WRITES_A_SECOND = 50
+_BURST = 100
+_MAX_CAUSES = 32
 
 
 class ApiError(Exception):
-    """The API server refused; `reason` is metav1.Status' reason (AlreadyExists, Conflict, ...), `message` its words."""
+    """The API server refused; `reason` is metav1.Status' reason (AlreadyExists, Conflict, ...), `message` its words.
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    `fields` are the paths that it objects to, as far as it names them.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, fields: tuple[str, ...] = ()) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+        self.fields = fields
 
 
-class Unreachable(Exception):
+class Overloaded(ApiError, Unavailable):
+    """429 or 5xx: it says nothing about the request."""
+
+
+class Unreachable(Unavailable):
     """No answer from the API server within the deadline, or no connection."""
-
-
-class Pace:
-    """A token bucket: `rate` a second on average, `burst` at once."""
-
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._tokens, self._at = burst, clock()
-
-    def take(self) -> float:
-        """Take one token, on credit if there is none; seconds to wait before using it."""
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
-        self._at = now
-        return max(0.0, -self._tokens / self._rate)
-
-    def try_take(self) -> bool:
-        """Take one token only if there is one."""
-        if self.take() > 0:
-            self._tokens += 1
-            return False
-        return True
 
 
 class ApiClient:
     """One connection pool to one API server; `close` ends it."""
 
-    def __init__(self, credentials: Credentials, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, credentials: Credentials, *, timeout_seconds: float = 10.0, meters: Meters | None = None) -> None:
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
-        self._writes = Pace(rate=50, burst=100)
+        self._meters = meters or Meters(CollectorRegistry())
+        self._turns = Turns(Pace(rate=_WRITES_A_SECOND, burst=_BURST))
         self._token: tuple[float, str | None] = (float("-inf"), None)
+
+    def num_waiting(self, lane: Lane) -> int:
+        """Writes of one lane that wait for their turn."""
+        return self._turns.num_waiting(lane)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -87,13 +85,17 @@ class ApiClient:
         accept: str = JSON,
         timeout_seconds: float | None = None,
     ) -> JsonObject:
-        """Raises ApiError for an answer that is no success, Unreachable for none. Waits and tries again on 429."""
-        if method != "GET":
-            await asyncio.sleep(self._writes.take())
+        """Raises ApiError for an answer that is no success, Unreachable for none. Waits and tries again on 429, and on 503 with a date.
+
+        A write waits for the turn of its namespace, but for reviews of tokens, which their caller paces.
+        """
+        data = _render_body(body)
         for attempt in range(1, _MAX_THROTTLED_TRIES + 1):
+            if method != "GET" and not path.endswith("/tokenreviews"):
+                await self._turns.take(lane_of(path, body), payer_of(path))
             try:
                 async with asyncio.timeout(timeout_seconds or self._timeout_seconds):
-                    return await self._request_once(method, path, body, params, (content_type, accept))
+                    return await self._request_once(method, path, data, params, (content_type, accept))
             except _Throttled as throttled:
                 if attempt == _MAX_THROTTLED_TRIES:
                     raise throttled.error from None
@@ -103,23 +105,28 @@ class ApiClient:
         raise AssertionError("unreachable code")
 
     async def _request_once(
-        self, method: str, path: str, body: JsonObject | None, params: Mapping[str, str] | None, types: tuple[str, str]
+        self, method: str, path: str, data: bytes | None, params: Mapping[str, str] | None, types: tuple[str, str]
     ) -> JsonObject:
         headers = {**self._headers(), "Accept": types[1]}
-        data = None
-        if body is not None:
-            data, headers["Content-Type"] = json.dumps(body).encode(), types[0]
-        async with self._open().request(method, self._url(path), params=params, data=data, headers=headers) as response:
-            answer = _parse_body(await response.read())
-            if response.status >= 400:
-                error = _error_of(response.status, response.reason, answer)
-                retry_after = response.headers.get("Retry-After")
-                if response.status == 401:
-                    self._token = (float("-inf"), None)  # renewed since it was read
-                if response.status == 429:
-                    raise _Throttled(error, _retry_seconds(retry_after))
-                raise error
-            return answer
+        if data is not None:
+            headers["Content-Type"] = types[0]
+        started, code = time.monotonic(), None
+        try:
+            async with self._open().request(method, self._url(path), params=params, data=data, headers=headers) as response:
+                code = response.status
+                answer = _parse_body(await response.read())
+        finally:
+            verb = "LIST" if method == "GET" and params is not None and "limit" in params else method
+            self._meters.record_request(verb, path, code, time.monotonic() - started)
+        if code >= 400:
+            error = _error_of(code, response.reason, answer)
+            retry_after = response.headers.get("Retry-After")
+            if code == 401:
+                self._token = (float("-inf"), None)  # renewed since it was read
+            if code == 429 or (code == 503 and retry_after):
+                raise _Throttled(error, _retry_seconds(retry_after))
+            raise error
+        return answer
 
     async def list_all(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> tuple[list[JsonObject], str]:
         """All items, read page by page, and the resourceVersion to watch from."""
@@ -127,11 +134,13 @@ class ApiClient:
         query = {**(params or {}), "limit": str(_PAGE_SIZE)}
         while True:
             page = await self.request("GET", path, params=query, accept=accept, timeout_seconds=30)
-            items += page.get("items") or []
-            metadata = page["metadata"]
+            found, metadata = page.get("items") or [], page.get("metadata")
+            if not isinstance(found, list) or not isinstance(metadata, dict) or "resourceVersion" not in metadata:
+                raise Unreachable(f"LIST {path}: the answer is no list")
+            items += (item for item in found if isinstance(item, dict))
             if not metadata.get("continue"):
-                return items, metadata["resourceVersion"]
-            query["continue"] = metadata["continue"]
+                return items, str(metadata["resourceVersion"])
+            query["continue"] = str(metadata["continue"])
 
     async def watch(
         self, path: str, params: Mapping[str, str], *, server_seconds: int = 300, inactivity_seconds: float = 70.0
@@ -139,17 +148,21 @@ class ApiClient:
         """(type, object) pairs until the server ends the stream. Raises ApiError (410 too), and Unreachable when a stream goes silent."""
         query = {**params, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(server_seconds)}
         silence = aiohttp.ClientTimeout(total=None, connect=10, sock_read=inactivity_seconds)
+        why = "silent"
         try:
             async with self._open().get(self._url(path), params=query, headers=self._headers(), timeout=silence) as response:
                 if response.status >= 400:
                     raise _error_of(response.status, response.reason, _parse_body(await response.read()))
                 async for line in _lines(response.content):
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise _error_of(event["object"].get("code", 500), None, event["object"])
-                    yield event["type"], event["object"]
+                    yield _parse_event(line)
+            why = "closed"
+        except ApiError as error:
+            why = "expired" if error.status == 410 else "refused"
+            raise
         except (TimeoutError, aiohttp.ClientError) as error:
             raise Unreachable(f"WATCH {path}: {str(error) or 'stream went silent'}") from error
+        finally:
+            self._meters.record_watch_end(path, why)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -160,11 +173,16 @@ class ApiClient:
     def _url(self, path: str) -> str:
         return f"{self._credentials.server.rstrip('/')}{path}"
 
-    def _headers(self) -> dict[str, str]:
+    def token(self) -> str | None:
+        """Our own, read again for every minute of use."""
         read_at, token = self._token
         if time.monotonic() - read_at > _TOKEN_LIFE_SECONDS:
             token = self._credentials.read_token()
             self._token = (time.monotonic(), token)
+        return token
+
+    def _headers(self) -> dict[str, str]:
+        token = self.token()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -189,17 +207,49 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             parts.append(rest)
 
 
+def _parse_event(line: bytes) -> tuple[str, JsonObject]:
+    """Raises ApiError for an event that is an error, and Unreachable for a line that is no event: the stream is broken."""
+    try:
+        event = json.loads(line)
+        kind, item = event["type"], event["object"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        kind, item = None, None
+    if not isinstance(kind, str) or not isinstance(item, dict):
+        raise Unreachable("WATCH: the stream holds a line that is no event")
+    if kind == "ERROR":
+        code = item.get("code")
+        raise _error_of(code if isinstance(code, int) else 500, None, item)
+    return kind, item
+
+
 def _parse_body(body: bytes) -> JsonObject:
     try:
         parsed = json.loads(body) if body else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"message": body[:300].decode(errors="replace")}  # a proxy's page, or the plain text of an early refusal
     return parsed if isinstance(parsed, dict) else {"message": str(parsed)[:300]}
 
 
+def _render_body(body: JsonObject | None) -> bytes | None:
+    """Raises ApiError, as the API server would refuse it, for a number that JSON does not know."""
+    try:
+        return None if body is None else json.dumps(body, allow_nan=False).encode()
+    except ValueError:
+        raise ApiError(400, "BadRequest", "the object holds a number that is not finite") from None
+
+
 def _error_of(status: int, reason: str | None, answer: JsonObject) -> ApiError:
-    return ApiError(status, answer.get("reason") or reason or "", answer.get("message") or "")
+    kind = Overloaded if status == 429 or status >= 500 else ApiError
+    return kind(status, str(answer.get("reason") or reason or ""), str(answer.get("message") or ""), _fields_of(answer.get("details")))
+
+
+def _fields_of(details: object) -> tuple[str, ...]:
+    causes = details.get("causes") if isinstance(details, dict) else None
+    named = [cause.get("field") for cause in causes[:_MAX_CAUSES] if isinstance(cause, dict)] if isinstance(causes, list) else []
+    return tuple(field for field in named if isinstance(field, str))
 
 
 def _retry_seconds(header: str | None) -> float:
-    return min(float(header), _MAX_RETRY_AFTER_SECONDS) if header and header.isdigit() else 1.0
+    """Seconds as digits; a date, or nonsense, counts as one second."""
+    is_number = header is not None and header.isascii() and header.isdigit() and len(header) < 10
+    return min(float(header or 0), _MAX_RETRY_AFTER_SECONDS) if is_number else 1.0

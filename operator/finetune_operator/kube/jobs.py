@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from prometheus_client import CollectorRegistry
+
 from finetune_operator.api.job import GROUP, PLURAL, VERSION, FineTuneJob
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.decision import Event
@@ -26,7 +28,9 @@ from finetune_operator.kube.job_view import (
     render_unreadable_patch,
 )
 from finetune_operator.kube.shape import section
+from finetune_operator.kube.status_writer import StatusWriter
 from finetune_operator.kube.versions import is_newer
+from finetune_operator.meters import Meters
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
 
 log = logging.getLogger(__name__)
@@ -62,7 +66,9 @@ class ClusterJobs:
         on_change: Callable[[Key], None],
         on_written: Callable[[FineTuneJob, JobStatus], None],
         strangers: Strangers,
+        meters: Meters | None = None,
     ) -> None:
+        self._writer = StatusWriter(client, meters or Meters(CollectorRegistry()))
         self._client, self._recorder, self._on_change, self._on_written = client, recorder, on_change, on_written
         self._strangers = strangers
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
@@ -161,16 +167,20 @@ class ClusterJobs:
         if patch is None:
             return Written(job=job)
         try:
-            answer = await self._client.request("PATCH", f"{_path(job.key)}/status", body=patch, content_type=MERGE_PATCH)
+            answer = await self._writer.write(f"{_path(job.key)}/status", patch)
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
             newest = await self._read(job.key)
             return Conflict() if newest is not None and newest.uid == job.metadata.uid else Gone()
+        if answer is None:
+            return Written(job=job)
         self._remember(answer)
-        self._on_written(job, status)
         stored = parse_job(answer)
-        return Written(job=stored) if isinstance(stored, FineTuneJob) else Conflict()
+        if not isinstance(stored, FineTuneJob):
+            return Conflict()
+        self._on_written(job, stored.status)
+        return Written(job=stored)
 
     async def tell_unreadable(self, key: Key) -> float | None:
         """One PATCH of the conditions, at most one a minute. Raises nothing."""

@@ -1,8 +1,8 @@
 """The waiting line over all jobs, kept up to date by the pass of each job, so that no pass has to look at all of them."""
 
-from collections.abc import Iterator
+from datetime import datetime
 
-from finetune_operator.decide.line import Window, order_of
+from finetune_operator.decide.line import Window, order_of, whose_turn_may_come
 from finetune_operator.decide.observed import LineEntry
 from finetune_operator.reconcile.ports import Key
 
@@ -15,23 +15,23 @@ class Line:
         self._ordered: tuple[LineEntry, ...] | None = None
         self.window = Window()
 
-    def update(self, key: Key, entry: LineEntry | None) -> bool:
-        """True if others may have to be looked at again."""
-        if self._entries.get(key) == entry:
-            return False
-        self.window = self.window.after(key, self._entries.get(key), entry)
+    def update(self, key: Key, entry: LineEntry | None, now: datetime) -> frozenset[Key]:
+        """The other jobs that have to be looked at again. One that stands too far behind to matter wakes nobody."""
+        before = self._entries.get(key)
+        if before == entry:
+            return frozenset()
+        could = whose_turn_may_come(self.ordered(), self.window, now)
+        self.window = self.window.after(key, before, entry)
         if entry is None:
             self._entries.pop(key, None)
         else:
             self._entries[key] = entry
         self._ordered = None
-        return True
+        can = whose_turn_may_come(self.ordered(), self.window, now)
+        matters = key in could or key in can or any(known is not None and known.has_started for known in (before, entry))
+        return (can if matters else can - could) - {key}
 
     def ordered(self) -> tuple[LineEntry, ...]:
         if self._ordered is None:
             self._ordered = tuple(sorted(self._entries.values(), key=order_of))
         return self._ordered
-
-    def others(self, key: Key) -> Iterator[Key]:
-        """Those whose turn may have come: not yet running gangs."""
-        return (entry.key for entry in self.ordered() if entry.key != key and not entry.has_started)

@@ -6,21 +6,37 @@ Intent is written before anything follows from it; whatever fails in between is 
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
-from typing import Protocol
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.rules import check_spec
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.decision import Decision, Event
+from finetune_operator.decide.decision import Decision
 from finetune_operator.decide.gang import have_all_spoken, member_uids
 from finetune_operator.decide.line import line_entry, who_is_called
-from finetune_operator.decide.observed import LineEntry, Observed, PodView, Session
+from finetune_operator.decide.observed import LineEntry, Observed, PodView
+from finetune_operator.decide.priority import NO_CAPS, PriorityCaps
+from finetune_operator.reconcile.internal_error import with_internal_error
 from finetune_operator.reconcile.line import Line
-from finetune_operator.reconcile.ports import Agents, Clock, Conflict, Created, Gone, Jobs, Key, Members, NameTaken, PodInvalid, Refused
-from finetune_operator.reconcile.queue import KeyedQueue
+from finetune_operator.reconcile.notes import JobNotes
+from finetune_operator.reconcile.ports import (
+    Agents,
+    Clock,
+    Conflict,
+    Created,
+    Gone,
+    Jobs,
+    Key,
+    Members,
+    NameTaken,
+    PodInvalid,
+    Recorder,
+    Refused,
+    Unavailable,
+)
+from finetune_operator.reconcile.queue import BROKEN_AFTER, KeyedQueue
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +48,9 @@ class PassSettings:
 
     trainer_image: str
     reconnect_seconds: float = 10.0
-    num_workers: int = 16
+    num_workers: int = 32
+    caps: PriorityCaps = NO_CAPS
     is_local: bool = False
-
-
-class Recorder(Protocol):
-    """Counts passes and events for metrics."""
-
-    def record_pass(self, seconds: float, result: str) -> None: ...
-
-    def record_decision(self, job: FineTuneJob, decision: Decision) -> None: ...
-
-    def record_event(self, event: Event) -> None: ...
 
 
 class Reconciler:
@@ -54,18 +61,14 @@ class Reconciler:
     ) -> None:
         self._members, self._agents, self._jobs, self._clock = members, agents, jobs, clock
         self._settings, self._recorder = settings, recorder
-        self.queue = KeyedQueue(seconds=time.monotonic, random=Random())
+        self.queue = KeyedQueue(seconds=time.monotonic, random=Random(), num_workers=settings.num_workers)
         self._line = Line()
         self._last_seen: dict[Key, FineTuneJob] = {}
-        self._refused: dict[str, str] = {}  # by job uid: the newest refusal that no pass has answered yet
-        self._invalid: dict[str, str] = {}  # by job uid: the same, where the API server will never take the pod
-        self._noted: dict[str, dict[int, str]] = {}  # by job uid: uids of created pods, by serial, until the status shows them
-        self._taken: dict[str, frozenset[int]] = {}  # by job uid: serials whose names belong to somebody else
-        self._holding: dict[str, frozenset[str]] = {}  # by job uid: pods that have a node
+        self._notes: dict[str, JobNotes] = {}  # by job uid
+        self._broken: dict[Key, tuple[str, int]] = {}  # uid and generation of the job whose passes fail
         self._freed_at: datetime | None = None
         self._term = 1
         self._judges_from = self._confirmed_at = clock.now()
-        self._terms: dict[str, int] = {}  # by job uid: of jobs whose agents have obeyed a greater one than that of the lease
 
     def lead(self, term: int) -> None:
         """The lease was taken: orders carry `term`, and agents get time to reconnect."""
@@ -76,19 +79,28 @@ class Reconciler:
         for key in known:
             job = self._jobs.get(key)
             if job is not None:
-                self._line.update(key, line_entry(job, self._members.observe(job), self._clock.now()))
+                self._line.update(key, self._line_entry(job), self._clock.now())
 
     def confirm(self, seconds: float) -> None:
         """So many seconds ago the lease was ours: who said something before that said it to the leader."""
         self._confirmed_at = self._clock.now() - timedelta(seconds=seconds)
 
     def wake(self, key: Key) -> None:
+        """Look at the job soon. One that backs off by itself is brought back only by a change of its spec."""
+        if self.queue.is_held(key) and key in self._broken and self._broken[key] != self._version_of(key):
+            self.queue.note_success(key)
         self.queue.add(key)
 
     def is_member(self, key: Key, job_uid: str, pod_uid: str) -> bool:
         """Whether that pod may speak for the job: its uid was noted by this operator, or by the one before it in the status."""
         job = self._jobs.get(key)
-        return job is not None and job.metadata.uid == job_uid and pod_uid in member_uids(job.status, self._noted_of(job))
+        return (
+            job is not None and job.metadata.uid == job_uid and pod_uid in member_uids(job.status, self._notes_of(job).unlisted(job.status))
+        )
+
+    def _version_of(self, key: Key) -> tuple[str, int]:
+        job = self._jobs.get(key)
+        return ("", 0) if job is None else (job.metadata.uid, job.metadata.generation)
 
     async def run_workers(self, stop: asyncio.Event) -> None:
         """Work on the queue until `stop`; a pass that has begun is finished."""
@@ -125,11 +137,11 @@ class Reconciler:
         return wait
 
     def _observe(self, job: FineTuneJob) -> Observed:
-        uid, now = job.metadata.uid, self._clock.now()
-        pods, sessions = self._members.observe(job), self._agents.observe(uid)
+        now, notes = self._clock.now(), self._notes_of(job)
+        pods, sessions = self._members.observe(job), self._agents.observe(job.metadata.uid)
         self._stand_in_line(job.key, job)
         self._note_freed_room(job, pods)
-        noted = self._noted[uid] = self._noted_of(job)
+        notes.created = notes.unlisted(job.status)
         errors = check_spec(job, is_local=self._settings.is_local) if job.status.pinned is None else ()
         return Observed(
             now=now,
@@ -138,36 +150,24 @@ class Reconciler:
             sessions=sessions,
             line=self._line.ordered(),
             num_placed_at_once=self._line.window.size,
+            num_placed_beside=self._line.window.num_beside,
             freed_at=self._freed_at,
-            term=self._term_for(uid, sessions),
+            term=notes.term_for(self._term, sessions, self._confirmed_at),
             is_judging=now >= self._judges_from or have_all_spoken(job, pods, sessions),
-            last_applied_error=self._refused.get(uid),
-            invalid_pod=self._invalid.get(uid),
+            last_applied_error=notes.refusal,
+            invalid_pod=notes.invalid_pod,
             trainer_image=self._settings.trainer_image,
-            noted=noted,
-            taken_serials=self._taken.get(uid, frozenset()),
+            noted=notes.created,
+            taken_serials=notes.taken_serials,
+            remarks=self._settings.caps.remarks(job),
             spec_errors=tuple(str(error) for error in errors),
         )
 
-    def _term_for(self, uid: str, sessions: tuple[Session, ...]) -> int:
-        """That of the lease, unless an agent obeyed a greater one before: terms fall when the lease is deleted or the cluster restored.
-
-        A leader that was replaced meanwhile learns nothing: the lease was renewed after the agent spoke.
-        """
-        known = max(self._term, self._terms.get(uid, 0))
-        newest = max((session.term for session in sessions if session.changed_at <= self._confirmed_at), default=0)
-        if newest > known:
-            log.warning("agents of the job have obeyed term %d, the lease says %d: orders carry a greater one", newest, self._term)
-            known = self._terms[uid] = newest + 1
-        return known
-
-    def _noted_of(self, job: FineTuneJob) -> dict[int, str]:
-        """Uids that the status does not show yet."""
-        listed = {entry.serial for entry in job.status.members if entry.uid is None}
-        return {serial: uid for serial, uid in self._noted.get(job.metadata.uid, {}).items() if serial in listed}
+    def _notes_of(self, job: FineTuneJob) -> JobNotes:
+        return self._notes.setdefault(job.metadata.uid, JobNotes())
 
     async def _apply(self, job: FineTuneJob, decision: Decision) -> float | None:
-        uid = job.metadata.uid
+        notes = self._notes_of(job)
         if decision.status != job.status:
             outcome = await self._jobs.write_status(job, decision.status)
             if isinstance(outcome, Conflict):
@@ -177,8 +177,7 @@ class Reconciler:
                 return None
             job = self._last_seen[job.key] = outcome.job
             self._stand_in_line(job.key, job)
-        self._refused.pop(uid, None)
-        self._invalid.pop(uid, None)
+        notes.refusal = notes.invalid_pod = None
         is_done = await self._create(job, decision)
         for doomed in decision.delete:
             await self._members.delete(job, doomed.uid, doomed.name, doomed.grace_seconds)
@@ -192,22 +191,22 @@ class Reconciler:
 
     async def _create(self, job: FineTuneJob, decision: Decision) -> bool:
         """False: decide again at once, for a new uid belongs into the status. The rest of a refused gang is not asked for."""
-        uid, is_done = job.metadata.uid, True
+        notes, is_done = self._notes_of(job), True
         for serial in decision.create:
             answer = await self._members.create(job, serial)
             match answer:
                 case Created(uid=member_uid):
-                    self._noted.setdefault(uid, {})[serial] = member_uid
+                    notes.created[serial] = member_uid
                     is_done = False
                     log.info("member created", extra=_fields(job, member=job.member_name(serial)))
                 case NameTaken():
-                    self._taken[uid] = self._taken.get(uid, frozenset()) | {serial}
+                    notes.taken_serials |= {serial}
                     is_done = False
                 case Refused() | PodInvalid():
                     log.info("member refused: %s", answer.message, extra=_fields(job, member=job.member_name(serial)))
-                    self._refused[uid] = answer.message
+                    notes.refusal = answer.message
                     if isinstance(answer, PodInvalid):
-                        self._invalid[uid] = answer.message
+                        notes.invalid_pod = answer.message
                     return False
         return is_done
 
@@ -222,33 +221,29 @@ class Reconciler:
             self._agents.forget(member_uid)
         self._note_freed_room(job, ())
         self._last_seen.pop(key, None)
-        self._holding.pop(uid, None)
-        self._refused.pop(uid, None)
-        self._invalid.pop(uid, None)
-        self._taken.pop(uid, None)
-        self._noted.pop(uid, None)
-        self._terms.pop(uid, None)
+        self._broken.pop(key, None)
+        self._notes.pop(uid, None)
         self._stand_in_line(key, None)
         self.queue.forget(key)
 
     def _stand_in_line(self, key: Key, job: FineTuneJob | None) -> None:
-        self._move_in_line(key, None if job is None else line_entry(job, self._members.observe(job), self._clock.now()))
+        self._move_in_line(key, None if job is None else self._line_entry(job))
+
+    def _line_entry(self, job: FineTuneJob) -> LineEntry | None:
+        entry = line_entry(job, self._members.observe(job), self._clock.now())
+        return None if entry is None else replace(entry, priority=self._settings.caps.of(job))
 
     def _stand_aside(self, key: Key) -> None:
         """Members of a job that cannot be read go on; it stands in nobody's way."""
         self._move_in_line(key, None)
 
     def _move_in_line(self, key: Key, entry: LineEntry | None) -> None:
-        if self._line.update(key, entry):
-            for other in self._line.others(key):
-                self.wake(other)
+        for other in self._line.update(key, entry, self._clock.now()):
+            self.wake(other)
 
     def _note_freed_room(self, job: FineTuneJob, pods: tuple[PodView, ...]) -> None:
         """A member that ended may be what the first of those that back off waits for; what a gang gives back for want of room is not."""
-        holding = frozenset(pod.uid for pod in pods if pod.node is not None and (not pod.is_over or pod.is_kept_by_others))
-        freed = self._holding.get(job.metadata.uid, frozenset()) - holding
-        self._holding[job.metadata.uid] = holding
-        if not freed or job.status.placement.backoff_until is not None:
+        if not self._notes_of(job).note_nodes(pods) or job.status.placement.backoff_until is not None:
             return
         self._freed_at = now = self._clock.now()
         called = who_is_called(self._line.ordered(), self._freed_at, now)
@@ -263,16 +258,41 @@ class Reconciler:
             try:
                 wait = await self.run_pass(key)
                 result = "ok" if wait != 0.0 else "again"
-                self.queue.note_success(key)
-                if wait is not None:
-                    self.queue.add_after(key, wait)
-            except Exception:
-                log.exception("a pass failed", extra={"namespace": key[0], "job": key[1]})
+                self._look_again(key, wait)
+            except (Unavailable, TimeoutError) as error:
+                log.warning("a pass met a cluster that does not answer: %s", error, extra={"namespace": key[0], "job": key[1]})
                 self.queue.add_failed(key)
+            except Exception as error:  # the border that must not die
+                log.exception("a pass failed", extra={"namespace": key[0], "job": key[1]})
+                await self._back_off(key, error)
             finally:
                 self.queue.done(key)
                 if self._recorder is not None:
                     self._recorder.record_pass(time.monotonic() - started, result)
+
+    def _look_again(self, key: Key, wait: float | None) -> None:
+        if wait == 0.0:
+            self.queue.add_again(key)
+            return
+        self.queue.note_success(key)
+        self._broken.pop(key, None)
+        if wait is not None:
+            self.queue.add_after(key, wait)
+
+    async def _back_off(self, key: Key, error: Exception) -> None:
+        """After three failures in a row the job says so, and is looked at every few minutes only."""
+        if self.queue.add_broken(key) < BROKEN_AFTER:
+            return
+        self._broken[key] = self._version_of(key)
+        if self._recorder is not None:
+            self._recorder.record_broken_pass()
+        job = self._jobs.get(key)
+        if job is None:
+            return
+        try:
+            await self._jobs.write_status(job, with_internal_error(job, error, self._clock.now()))
+        except Exception:  # nothing is left to try: it is in the log, and counted
+            log.exception("a failing job could not be told so", extra={"namespace": key[0], "job": key[1]})
 
 
 def _fields(job: FineTuneJob, *, member: str) -> dict[str, str]:

@@ -7,11 +7,15 @@ from typing import Protocol
 from finetune_contract.messages import Commit, Exit, Inspect, Probe, Start, Stop
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.decision import Event
+from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.observed import PodView, Session
 
 Key = tuple[str, str]
 REFUSALS = ("connection", "hello", "late", "message", "pace", "second", "token")  # what the channel refuses
+
+
+class Unavailable(Exception):
+    """The cluster gave no answer, or one that says nothing about the job: no fault of the job or of a pass."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,15 @@ class Clock(Protocol):
     """UTC now, with time zone."""
 
     def now(self) -> datetime: ...
+
+
+class Recorder(Protocol):
+    """Counts passes and events for metrics."""
+
+    def record_pass(self, seconds: float, result: str) -> None: ...
+
+    def record_broken_pass(self) -> None: ...
+
+    def record_decision(self, job: FineTuneJob, decision: Decision) -> None: ...
+
+    def record_event(self, event: Event) -> None: ...

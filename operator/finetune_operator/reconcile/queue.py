@@ -1,10 +1,12 @@
 """A queue of keys in which one key is never worked on twice at once, and what is added meanwhile is not lost.
 
-After client-go's workqueue: `add` now, `add_after` a delay, `add_failed` with exponential back-off.
+After client-go's workqueue, and fair: namespaces take turns, and none holds more workers than it leaves free to others. A key whose
+passes fail, or never come to rest, backs off by itself: then no event of the cluster brings it back before its time.
 """
 
 import asyncio
 import heapq
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import count
 from random import Random
@@ -13,30 +15,41 @@ from finetune_operator.reconcile.ports import Key
 
 FIRST_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 60.0
+MAX_BROKEN_SECONDS = 300.0
+BROKEN_AFTER = 3  # failures in a row that are no fault of the cluster
+RESTLESS_AFTER = 6  # passes in a row that asked for another one at once
+MAX_RESTLESS_SECONDS = 30.0
 
 
 class KeyedQueue:
-    """For one event loop. `seconds` is a monotonic clock."""
+    """For one event loop. `seconds` is a monotonic clock; `num_workers` call `take`."""
 
-    def __init__(self, *, seconds: Callable[[], float], random: Random) -> None:
-        self._seconds, self._random = seconds, random
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+    def __init__(self, *, seconds: Callable[[], float], random: Random, num_workers: int) -> None:
+        self._seconds, self._random, self._num_workers = seconds, random, num_workers
+        self._ready: OrderedDict[str, deque[Key]] = OrderedDict()  # by namespace, the next one first
+        self._idle: deque[asyncio.Future[Key]] = deque()
         self._waiting: set[Key] = set()
         self._working: set[Key] = set()
+        self._held_by: dict[str, int] = {}  # workers by namespace
         self._failures: dict[Key, int] = {}
+        self._broken: dict[Key, int] = {}
+        self._restless: dict[Key, int] = {}
+        self._not_before: dict[Key, float] = {}
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._tickets = count()
         self._is_earlier = asyncio.Event()
 
     def add(self, key: Key) -> None:
-        """Work on it soon, once."""
+        """Work on it soon, once; a key that backs off by itself, at the end of its back-off."""
+        if self.is_held(key):
+            return
         self._due.pop(key, None)
         if key in self._waiting:
             return
         self._waiting.add(key)
         if key not in self._working:
-            self._ready.put_nowait(key)
+            self._make_ready(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Not later than in so many seconds; an earlier date stands."""
@@ -48,31 +61,73 @@ class KeyedQueue:
         self._is_earlier.set()
 
     def add_failed(self, key: Key) -> None:
-        """Again after a back-off that doubles with every failure in a row."""
+        """Again after a back-off that doubles with every failure in a row; the fault is the cluster's, so news bring it back at once."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        backoff = min(FIRST_BACKOFF_SECONDS * 2 ** min(failures, 30), MAX_BACKOFF_SECONDS)  # a float holds no 2**1024
-        self.add_after(key, backoff * (0.5 + self._random.random()))
+        self.add_after(key, self._backoff(failures, MAX_BACKOFF_SECONDS))
+
+    def add_broken(self, key: Key) -> int:
+        """The same for a failure of the pass itself: from the third in a row on nothing brings it back earlier. How many there were."""
+        broken = self._broken.get(key, 0) + 1
+        self._broken[key] = broken
+        seconds = self._backoff(broken + 6 if broken >= BROKEN_AFTER else broken - 1, MAX_BROKEN_SECONDS)
+        if broken >= BROKEN_AFTER:
+            self._hold(key, seconds)
+        else:
+            self.add_after(key, seconds)
+        return broken
+
+    def add_again(self, key: Key) -> None:
+        """At once; but a key that never comes to rest is held back, longer and longer."""
+        restless = self._restless.get(key, 0) + 1
+        self._restless[key] = restless
+        self._failures.pop(key, None)
+        self._broken.pop(key, None)
+        if restless < RESTLESS_AFTER:
+            self.add_after(key, 0.0)
+        else:
+            self._hold(key, self._backoff(restless - RESTLESS_AFTER, MAX_RESTLESS_SECONDS))
 
     def note_success(self, key: Key) -> None:
-        self._failures.pop(key, None)
+        """A pass came to rest: no back-off is left."""
+        for memory in (self._failures, self._broken, self._restless, self._not_before):
+            memory.pop(key, None)
+
+    def is_held(self, key: Key) -> bool:
+        """It backs off by itself."""
+        return self._not_before.get(key, float("-inf")) > self._seconds()
 
     def forget(self, key: Key) -> None:
         """The key names nothing any more; what is waiting for later is dropped."""
-        self._failures.pop(key, None)
+        self.note_success(key)
         self._due.pop(key, None)
 
     async def take(self) -> Key:
         """The next key; `done` must follow."""
-        key = await self._ready.get()
-        self._waiting.discard(key)
-        self._working.add(key)
-        return key
+        key = self._next()
+        if key is not None:
+            return key
+        idle: asyncio.Future[Key] = asyncio.get_running_loop().create_future()
+        self._idle.append(idle)
+        try:
+            return await idle
+        except asyncio.CancelledError:
+            if idle.done() and not idle.cancelled():
+                self.done(idle.result())
+                self.add(idle.result())
+            raise
 
     def done(self, key: Key) -> None:
         self._working.discard(key)
-        if key in self._waiting:
-            self._ready.put_nowait(key)
+        self._held_by[key[0]] = self._held_by.get(key[0], 1) - 1
+        if not self._held_by[key[0]]:
+            del self._held_by[key[0]]
+        if key in self._waiting and self.is_held(key):  # news came during the pass that sent it into its back-off
+            self._waiting.discard(key)
+            self._push_due(key, self._not_before[key])
+        elif key in self._waiting:
+            self._make_ready(key)
+        self._offer()
 
     async def run_timer(self) -> None:
         """Moves keys whose time has come; runs until cancelled."""
@@ -96,3 +151,47 @@ class KeyedQueue:
     def num_waiting(self) -> int:
         """Keys that could be worked on now."""
         return len(self._waiting)
+
+    def _backoff(self, failures: int, most: float) -> float:
+        seconds = min(FIRST_BACKOFF_SECONDS * 2 ** min(failures, 30), most)  # a float holds no 2**1024
+        return float(seconds * (0.5 + self._random.random()))
+
+    def _hold(self, key: Key, seconds: float) -> None:
+        self._not_before[key] = due = self._seconds() + seconds
+        self._waiting.discard(key)
+        self._push_due(key, due)
+
+    def _push_due(self, key: Key, due: float) -> None:
+        self._due[key] = due
+        heapq.heappush(self._heap, (due, next(self._tickets), key))
+        self._is_earlier.set()
+
+    def _make_ready(self, key: Key) -> None:
+        self._ready.setdefault(key[0], deque()).append(key)
+        self._offer()
+
+    def _offer(self) -> None:
+        """Give what is ready to workers that wait."""
+        while self._idle:
+            if self._idle[0].done():
+                self._idle.popleft()
+                continue
+            key = self._next()
+            if key is None:
+                return
+            self._idle.popleft().set_result(key)
+
+    def _next(self) -> Key | None:
+        """Of the first namespace that holds fewer workers than are free; so a namespace that comes late always finds one."""
+        num_free = self._num_workers - len(self._working)
+        namespace = next((name for name in self._ready if self._held_by.get(name, 0) < num_free), None)
+        if namespace is None:
+            return None
+        keys = self._ready.pop(namespace)
+        key = keys.popleft()
+        if keys:
+            self._ready[namespace] = keys
+        self._waiting.discard(key)
+        self._working.add(key)
+        self._held_by[namespace] = self._held_by.get(namespace, 0) + 1
+        return key
