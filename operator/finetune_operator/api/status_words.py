@@ -93,6 +93,7 @@ STATUS_WORDS = {
     "placement.gaveBackAt": "When it gave its places back.",
     "placement.attempts": "Times that it gave everything back for want of room.",
     "placement.why": "Why it waits.",
+    "placement.isRefused": "Whether it waits because the cluster takes no more of its pods: quota, a policy, a webhook.",
     "silentMembers.count": "How many in a row.",
     "silentMembers.lastAt": "When the last one ended.",
     "lostSpares.count": "How many since one was ready.",
