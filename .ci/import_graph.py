@@ -20,6 +20,7 @@ PACKAGES = (
     "finetune_operator.coordinator",
     "finetune_operator.kube",
     "finetune_operator.metrics",
+    "finetune_operator.job_values",
     "finetune_operator.reconcile",
     "finetune_operator.decide",
     "finetune_operator.api",
@@ -34,6 +35,7 @@ _LAYERS = (
     ("finetune_operator",),
     ("finetune_operator.edge", "finetune_operator.local"),
     ("finetune_operator.coordinator", "finetune_operator.kube", "finetune_operator.metrics"),
+    ("finetune_operator.job_values",),
     ("finetune_operator.reconcile",),
     ("finetune_operator.decide",),
     ("finetune_operator.api", "finetune_operator.times"),
@@ -46,6 +48,7 @@ _AT_THE_START = (
     ("finetune_operator.edge", "finetune_operator.settings"),
     ("finetune_operator.edge", "finetune_operator.logs"),
     ("finetune_operator.local", "finetune_operator.logs"),
+    ("finetune_operator.settings", "finetune_operator.decide"),  # a policy is read into the value that decisions take
 )
 _OF_MEMBERS = (
     ("finetune_agent", "finetune_trainer"),

@@ -14,7 +14,7 @@ from finetune_contract.failures import FailureClass
 from finetune_contract.reasons import OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
 from finetune_operator.api.status_words import STATUS_WORDS
 from finetune_operator.decide.answer import Phase, Verdict
-from finetune_operator.meters import Meters
+from finetune_operator.kube.meters import Meters
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,9 +18,10 @@ RESOURCES: dict[str, str | list[str]] = {
     "kube/endpoints.py": "endpointslices",
     "kube/events.py": "events",
     "kube/informer.py": "pods",
-    "kube/jobs.py": ["finetunejobs/status", "finetunejobs/status", "finetunejobs"],
+    "kube/jobs.py": ["finetunejobs/status", "finetunejobs"],
     "kube/lease.py": "leases",
     "kube/members.py": "pods",
+    "kube/status_writer.py": "finetunejobs/status",
     "kube/tokens.py": ["/openid/v1/jwks", "tokenreviews"],
 }
 LISTED_AND_WATCHED = ("pods", "finetunejobs")  # by our informer, and by kopf

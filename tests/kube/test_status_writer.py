@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from finetune_operator.kube.client import ApiError
+from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.status_writer import StatusWriter, not_finite, suspected, without
-from finetune_operator.meters import Meters
 
 
 class Server:

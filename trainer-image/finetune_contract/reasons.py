@@ -10,6 +10,7 @@ WARNING_REASONS = frozenset(
         "EndOfTurnNotTrained",
         "EvaluationNotFinite",
         "IdleRanks",
+        "LongerThanTheModel",
         "MessageKeysUnused",
         "NumericsChanged",
         "RowsCut",

@@ -37,9 +37,9 @@ from finetune_operator.kube.informer import Informer, Listeners, Source
 from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.lease import Elector, Leadership
 from finetune_operator.kube.members import ClusterMembers
+from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.pod_view import parse_pod_entry
 from finetune_operator.kube.tokens import TokenVerifier, issuer_of
-from finetune_operator.meters import Meters
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 from finetune_operator.reconcile.passes import PassSettings, Reconciler
 from finetune_operator.reconcile.ports import Key

@@ -13,8 +13,8 @@ import aiohttp
 from prometheus_client import CollectorRegistry
 
 from finetune_operator.kube.credentials import Credentials
+from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import Lane, Pace, Turns, lane_of, payer_of
-from finetune_operator.meters import Meters
 from finetune_operator.reconcile.ports import Unavailable
 
 JsonObject = dict[str, Any]

@@ -27,10 +27,10 @@ from finetune_operator.kube.job_view import (
     render_status_patch,
     render_unreadable_patch,
 )
+from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.shape import section
 from finetune_operator.kube.status_writer import StatusWriter
 from finetune_operator.kube.versions import is_newer
-from finetune_operator.meters import Meters
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
 
 log = logging.getLogger(__name__)

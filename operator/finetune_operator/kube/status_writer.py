@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from finetune_operator.kube.client import MERGE_PATCH, ApiClient, ApiError, JsonObject
+from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import INTENT_FIELDS
-from finetune_operator.meters import Meters
 
 log = logging.getLogger(__name__)
 _LEFT_OUT_SECONDS = 60.0

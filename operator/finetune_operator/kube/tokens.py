@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from finetune_operator.kube.client import ApiClient, ApiError, Unreachable
+from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import Pace
-from finetune_operator.meters import Meters
 
 AUDIENCE = "finetune-channel"
 _LEEWAY_SECONDS = 10
