@@ -124,6 +124,8 @@ def raw(header: Any, claims: Any = CLAIMS) -> str:
         f"{encode(b'[' * 5000)}.{encode(b'{}')}.eA",
         f"{encode(b'{' + b'9' * 6000)}.{encode(b'{}')}.eA",
         token(exp=float("nan")),
+        token(exp=10**400),
+        token(nbf=-(10**400)),
         token(**{"kubernetes.io": {"namespace": 3, "pod": {"name": [], "uid": {}}}}),
     ],
 )

@@ -76,7 +76,8 @@ def test_the_update_after_the_wait_is_no_part_of_the_snapshot(order, state):
 @pytest.mark.parametrize("surfaces_in", ["wait", "begin"])
 def test_what_goes_wrong_in_the_writer_surfaces_in_the_training_thread(surfaces_in, order, state):
     snapshots, seen = Snapshots(order, ALONE, state), []
-    snapshots.begin(a_record(1, sample_digest="s" * 100_000), then=lambda: seen.append("reported"))
+    too_long = a_record(1).model_copy(update={"sample_digest": "s" * 100_000})  # a record of ours has no such digest
+    snapshots.begin(too_long, then=lambda: seen.append("reported"))
     with pytest.raises(ValueError, match="run record of 10"):
         snapshots.wait() if surfaces_in == "wait" else snapshots.begin(a_record(2))
     assert seen == []

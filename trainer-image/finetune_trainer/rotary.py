@@ -4,7 +4,6 @@ transformers chooses the frequencies of two kinds of rope by the longest row tha
 lend the frequencies of its longest row to all, and a rank those of its history. Here each row of such a model is given to a new module.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from finetune_trainer.model_files import refused
 FIXED = frozenset({"default", "linear", "llama3", "proportional", "yarn"})
 # Their frequencies depend on the length of the row.
 BY_LENGTH = frozenset({"dynamic", "longrope"})
+_TOO_LARGE = 1e9  # for a factor
 
 
 class RotaryByRow(nn.Module):
@@ -46,8 +46,9 @@ class RotaryByRow(nn.Module):
 
 def check_rope(config: Any, *, model_uri: str) -> None:
     """Raises TrainingError for rope of a kind that is not known to be the same for every row of a pack, or without its numbers."""
-    rope = getattr(config, "rope_parameters", None)
-    kind = rope.get("rope_type") if isinstance(rope, dict) else None
+    found = getattr(config, "rope_parameters", None)
+    rope: dict[str, Any] = found if isinstance(found, dict) else {}
+    kind = rope.get("rope_type")
     if not isinstance(kind, str) or kind not in FIXED | BY_LENGTH:
         shown = kind[:80] if isinstance(kind, str) else "none for the whole model"
         raise refused(model_uri, f"its rope is of the type {shown}; wanted one of {', '.join(sorted(FIXED | BY_LENGTH))}")
@@ -65,7 +66,7 @@ def check_rope(config: Any, *, model_uri: str) -> None:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _TOO_LARGE
 
 
 def compute_by_row(module: nn.Module) -> None:

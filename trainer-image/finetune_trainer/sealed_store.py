@@ -44,10 +44,10 @@ class SealedStore(dist.Store):
             self.set(key, value)
 
     def add(self, key: str, amount: int) -> int:
-        return self._inner.add(self._name(key), amount)
+        return int(self._inner.add(self._name(key), amount))
 
     def check(self, keys: Sequence[str]) -> bool:
-        return self._inner.check([self._name(key) for key in keys])
+        return bool(self._inner.check([self._name(key) for key in keys]))
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
         names = [self._name(key) for key in keys]
@@ -57,10 +57,10 @@ class SealedStore(dist.Store):
             self._inner.wait(names, timeout)
 
     def delete_key(self, key: str) -> bool:
-        return self._inner.delete_key(self._name(key))
+        return bool(self._inner.delete_key(self._name(key)))
 
     def num_keys(self) -> int:
-        return self._inner.num_keys()
+        return int(self._inner.num_keys())
 
     def set_timeout(self, timeout: timedelta) -> None:
         self._inner.set_timeout(timeout)

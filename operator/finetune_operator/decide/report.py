@@ -142,7 +142,8 @@ def _warnings(gang: Gang, new: JobStatus, captured: tuple[Warned, ...]) -> tuple
     """
     known = list(gang.status.warnings)
     said = [pair for session in gang.observed.sessions for pair in session.warnings]
-    said += [(told.reason, told.message) for told in (*gang.observed.remarks, *captured, *refused_outputs(gang))]
+    said += [(remark.reason, remark.message) for remark in gang.observed.remarks]
+    said += [(told.reason, told.message) for told in (*captured, *refused_outputs(gang))]
     if (slow := straggler_warning(gang, None if new.progress is None else new.progress.straggler)) is not None:
         said.append((slow.reason, slow.message))
     for reason, words in said:
