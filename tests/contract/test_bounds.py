@@ -17,7 +17,7 @@ from finetune_contract.reasons import STORAGE_REASONS, WARNING_REASONS
 from finetune_operator.coordinator.sessions import SessionTable
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.decision import Decision
-from finetune_operator.metrics import job_values, newest_reading
+from finetune_operator.job_values import job_values, newest_reading, spent_seconds
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -44,9 +44,8 @@ def carry(*messages: FromAgent) -> Decision:
     for order in decision.orders:
         json.loads(render_message(order.order))
     json.dumps([(event.reason, event.message) for event in decision.events])
-    assert all(
-        value is None or value == value for value in job_values(decision.status, newest_reading(decision.status, sessions), 0).values()
-    )
+    shown = job_values(decision.status, newest_reading(decision.status, sessions), 0, spent_seconds(decision.status, NOW))
+    assert all(value is None or value == value for value in shown.values())
     return decision
 
 
