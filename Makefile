@@ -7,8 +7,10 @@ UV := .venv-tools/bin/uv
 # pyenv hides versions that are installed but not chosen behind shims that fail; name such an interpreter by its path.
 INTERPRETER := $(firstword $(wildcard $(HOME)/.pyenv/versions/$(PYTHON).*/bin/python) $(PYTHON))
 CODE := operator trainer-image tests e2e examples .ci
-# 0: one test after the other, for machines that others use too.
+# 0: one test after the other.
 TEST_WORKERS ?= 2
+# Each of the many processes of a run would compile torch again. What is imported is compiled once, and nothing else.
+unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 .DEFAULT_GOAL := help
@@ -25,7 +27,7 @@ $(UV):
 
 $(STAMP): pyproject.toml .ci/constraints.txt $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(INTERPRETER) $(VENV)
-	UV_COMPILE_BYTECODE=1 $(UV) pip install --quiet --python $(BIN)/python -c .ci/constraints.txt -e '.[operator,trainer,tracking,dev]'
+	$(UV) pip install --quiet --python $(BIN)/python -c .ci/constraints.txt -e '.[operator,trainer,tracking,dev]'
 	rm -f $(VENV)/.ready-*
 	touch $@
 
