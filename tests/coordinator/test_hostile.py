@@ -139,7 +139,7 @@ async def test_a_store_that_flaps_changes_the_session_once_in_five_seconds() -> 
 
 async def test_a_copied_token_does_not_push_the_member_out() -> None:
     async def at_home(token: str) -> MemberIdentity:
-        return MemberIdentity(member_uid="m1", job_uid="job", address="127.0.0.1")
+        return MemberIdentity(member_uid="m1", job_uid="job", addresses=frozenset({"127.0.0.1"}))
 
     async with Hostile(authenticate=at_home) as world, world.bench.connect() as real:
         await real.send_str(render_message(hello()))

@@ -107,6 +107,17 @@ async def test_members_are_those_that_the_operator_made() -> None:
         assert (await bench.connect(pod)).job_uid == UID
 
 
+async def test_a_member_is_at_home_at_the_addresses_of_its_pod() -> None:
+    """So that the door of the channel can tell it from a copy of its token."""
+    bench = Bench()
+    await bench.settle()
+    path = next(iter(bench.api.paths("/pods/")))
+    assert (await bench.connect(bench.api.objects[path])).addresses == frozenset()
+    running = bench.api.put(path, merged(bench.api.objects[path], {"status": {"podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}]}}))
+    bench.show(running)
+    assert (await bench.connect(running)).addresses == {"10.0.0.7", "fd00::7"}
+
+
 @pytest.mark.parametrize(
     "intruder",
     [

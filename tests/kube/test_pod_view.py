@@ -59,6 +59,8 @@ def condition(kind: str, status: str, **fields: str) -> dict:
         ),
         ({"containerStatuses": [{"name": "agent", "state": {"waiting": {"reason": "ContainerCreating"}}}]}, "waiting", None),
         ({"phase": "Pending", "containerStatuses": None}, "phase", PodPhase.PENDING),
+        ({"podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}]}, "addresses", {"10.0.0.7", "fd00::7"}),
+        ({"podIPs": [{"ip": 7}, {}, "10.0.0.7"]}, "addresses", frozenset()),
     ],
 )
 def test_what_kubernetes_says_is_kept(status, field, value) -> None:

@@ -21,11 +21,11 @@ _REPEAT_AFTER = timedelta(seconds=5)
 
 @dataclass(frozen=True, kw_only=True)
 class MemberIdentity:
-    """Who the bearer of a token is: it speaks for this member of this job and nobody else. `address`: its pod's, where known."""
+    """Who the bearer of a token is: it speaks for this member of this job and nobody else. `addresses`: its pod's, as far as known."""
 
     member_uid: str
     job_uid: str
-    address: str | None = None
+    addresses: frozenset[str] = frozenset()
 
 
 class Connection:
@@ -40,7 +40,7 @@ class Connection:
     @property
     def is_at_home(self) -> bool:
         """It comes from the pod of its token."""
-        return self.guest.address == self.identity.address
+        return self.guest.address in self.identity.addresses
 
     @property
     def is_alive(self) -> bool:

@@ -33,6 +33,7 @@ class PodView:
     created_at: datetime
     node: str | None = None
     placed_at: datetime | None = None  # when a node was found for it
+    addresses: frozenset[str] = frozenset()  # of its network, one for each family; none while no node runs it
     is_deleting: bool = False
     ends_at: datetime | None = None  # when a deleting pod is killed, by the clock of Kubernetes
     unschedulable: str | None = None  # the scheduler's words

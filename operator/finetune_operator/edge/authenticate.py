@@ -49,7 +49,7 @@ class PodAuthenticator:
         if not self._is_member(entry.owner_key, entry.owner_uid, entry.uid):
             self._strangers.record_foreign_pod("not_listed")
             raise TokenRefused(f"{where} is no member that its job has asked for")
-        return MemberIdentity(member_uid=entry.uid, job_uid=entry.owner_uid)
+        return MemberIdentity(member_uid=entry.uid, job_uid=entry.owner_uid, addresses=entry.value.addresses)
 
     async def _read_pod(self, pod: PodIdentity) -> Entry[PodView]:
         try:

@@ -77,6 +77,7 @@ def parse_pod(pod: JsonObject) -> PodView:
         created_at=datetime.fromisoformat(metadata["creationTimestamp"]),
         node=pod.get("spec", {}).get("nodeName"),
         placed_at=_placed_at(status),
+        addresses=frozenset(text(entry, "ip") for entry in entries(status, "podIPs")) - {""},
         is_deleting="deletionTimestamp" in metadata,
         ends_at=_moment(metadata.get("deletionTimestamp")),
         unschedulable=_unschedulable(status),
