@@ -49,7 +49,7 @@ async def running():
         await coordinator.stop()
 
 
-async def until(check, seconds: float = 5.0):
+async def until(check, seconds: float = HANG_SECONDS):
     async with asyncio.timeout(seconds):
         while not (answer := check()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.builders.machine import HANG_SECONDS
 from tests.coordinator.test_channel import WallClock, until
 
 from finetune_operator.coordinator.server import Coordinator, TokenRefused
@@ -109,7 +110,7 @@ async def test_who_lost_the_lease_closes_the_channel(tmp_path, unused_tcp_port) 
         await until(lambda: bench.log == ["start 7"])
         bench.leader.become(Leadership.STANDBY, 7)
         await until(lambda: bench.log == ["start 7", "end"])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while await bench.is_open():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.builders.machine import HANG_SECONDS
 from tests.kube.builders import job_object, pod_object, terminated
 from tests.kube.fake_api import Strangers
 
@@ -173,7 +174,7 @@ class Pods:
     async def see(self, uid: str) -> None:
         """Run until that pod was told of."""
         task = asyncio.create_task(self.informer.run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while uid not in self.changed:
                 assert not task.done(), task.exception()
                 await asyncio.sleep(0.01)

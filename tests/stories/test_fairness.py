@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from tests.builders.machine import HANG_SECONDS
 from tests.builders.observed import a_job
 from tests.stories.world import World
 
@@ -52,12 +53,12 @@ async def test_a_flood_of_refused_jobs_does_not_delay_the_job_of_another_tenant(
         put(world, "noisy", f"job-{number}")
     stop = asyncio.Event()
     work = asyncio.create_task(world.reconciler.run_workers(stop))
-    await until(lambda: world.jobs.num_writes > 20, within_seconds=60)
+    await until(lambda: world.jobs.num_writes > 20, within_seconds=HANG_SECONDS)
     key = put(world, "quiet", "bot")
     backlog = world.reconciler.queue.num_waiting
     world.reconciler.wake(key)
     writes = world.jobs.num_writes
-    await until(lambda: len(world.pods.made) == 2, within_seconds=60)
+    await until(lambda: len(world.pods.made) == 2, within_seconds=HANG_SECONDS)
     delay = world.jobs.num_writes - writes
     stop.set()
     await work
@@ -85,7 +86,7 @@ async def test_a_change_of_one_waiting_job_wakes_only_those_whose_turn_changes()
 async def run_until(world: World, check) -> None:
     stop = asyncio.Event()
     work = asyncio.create_task(world.reconciler.run_workers(stop))
-    await until(check, within_seconds=60)
+    await until(check, within_seconds=HANG_SECONDS)
     stop.set()
     await work
 
