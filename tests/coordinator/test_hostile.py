@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -23,7 +24,8 @@ def clients_that_answer_no_ping_in_time(monkeypatch) -> None:
     monkeypatch.setattr("finetune_operator.coordinator.server._HEARTBEAT_SECONDS", 30.0)
 
 
-SMALL = DoorLimits(total=12, of_address=10, waiting=6, waiting_of_address=4, greet_seconds=0.5)
+SMALL = DoorLimits(total=12, of_address=10, waiting=6, waiting_of_address=4, greet_seconds=HANG_SECONDS)
+HASTY = replace(SMALL, greet_seconds=0.5)
 
 
 class Hostile:
@@ -51,7 +53,7 @@ class Hostile:
 
 
 async def test_who_says_no_hello_in_time_is_disconnected() -> None:
-    async with Hostile() as world:
+    async with Hostile(HASTY) as world:
         reader, writer = await world.idle()
         assert await asyncio.wait_for(reader.read(), HANG_SECONDS) == b""
         assert world.refused == ["late"]
@@ -65,7 +67,7 @@ async def test_who_says_no_hello_in_time_is_disconnected() -> None:
 
 
 async def test_strangers_of_one_address_leave_room_and_a_member_connects_beside_them() -> None:
-    async with Hostile(DoorLimits(waiting_of_address=3, greet_seconds=5)) as world:
+    async with Hostile(DoorLimits(waiting_of_address=3, greet_seconds=HANG_SECONDS)) as world:
         sockets = [await world.idle() for _ in range(20)]
         await until(lambda: world.refused.count("connection") == 17)
         for _, writer in sockets:
@@ -76,7 +78,7 @@ async def test_strangers_of_one_address_leave_room_and_a_member_connects_beside_
 
 
 async def test_a_greeted_member_is_not_disconnected_by_the_deadline() -> None:
-    async with Hostile() as world, world.bench.connect() as agent:
+    async with Hostile(HASTY) as world, world.bench.connect() as agent:
         await agent.send_str(render_message(hello()))
         await until(world.bench.session)
         with pytest.raises(TimeoutError):
