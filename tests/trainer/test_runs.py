@@ -45,7 +45,7 @@ def test_the_loss_is_the_recorded_one(architecture, trained):
 def test_peft_measures_the_loss_that_the_trainer_reported(architecture, trained, inputs, formations, tmp_path):
     # All rows are held-out rows here: the mean over them is what anybody can compute with peft.
     config = a_config(inputs / architecture, inputs / "rows.jsonl")
-    ended = formations.run(config, tmp_path, eval_file=str(inputs / "rows.jsonl"))
+    ended = formations.run(config, tmp_path, eval_files=[str(inputs / "rows.jsonl")])
     base = AutoModelForCausalLM.from_pretrained(inputs / architecture, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, tmp_path / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")

@@ -138,8 +138,6 @@ class Formation:
             master_address=self.start.master_address,
             master_port=self.start.master_port,
             model_dir=self._inputs.model_dir,
-            dataset_file=self._inputs.dataset_files[0],
-            eval_file=next(iter(self._inputs.eval_files), None),
             dataset_files=self._inputs.dataset_files,
             eval_files=self._inputs.eval_files,
             cache_dir=str(self._settings.cache_folder),

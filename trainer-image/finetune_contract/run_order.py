@@ -24,8 +24,8 @@ class RunOrder(Value):
     master_address: Address
     master_port: Port
     model_dir: str
-    dataset_file: str  # the first of `dataset_files`, for a trainer that knows no list
-    eval_file: str | None
+    dataset_files: tuple[str, ...]  # in the order of their rows
+    eval_files: tuple[str, ...]  # of the held-out rows; none if they are a fraction of the training rows
     cache_dir: str  # tokenised rows survive formations here
     output_dir: str  # rank 0 writes the adapter here
     model_digest: str
@@ -35,18 +35,6 @@ class RunOrder(Value):
     beat_fd: int | None
     events_fd: int | None
     store_secret: str | None = Field(default=None, max_length=MAX_SECRET_CHARS, repr=False)  # of the formation, from `start`
-    dataset_files: tuple[str, ...] = ()  # in the order of their rows; empty from an agent that knows one file only
-    eval_files: tuple[str, ...] = ()
-
-    @property
-    def train_paths(self) -> tuple[str, ...]:
-        """The files of the training rows, one after another."""
-        return self.dataset_files or (self.dataset_file,)
-
-    @property
-    def eval_paths(self) -> tuple[str, ...]:
-        """The files of the held-out rows; none if they are a fraction of the training rows."""
-        return self.eval_files or (() if self.eval_file is None else (self.eval_file,))
 
 
 class RowsInputs(Value):

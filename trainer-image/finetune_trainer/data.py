@@ -43,12 +43,12 @@ def load_data(order: RunOrder, ranks: Ranks, reporter: Reporter) -> Data:
     """Collective. The first rank of each member tokenises, the others map what it wrote. Raises TrainingError naming the rows."""
     reporter.enter("preparing")
     if ranks.is_local_leader:
-        _make_tokens(order, order.train_paths, TRAIN_FIELD, reporter)
-        if order.eval_paths:
-            _make_tokens(order, order.eval_paths, EVAL_FIELD, reporter)
+        _make_tokens(order, order.dataset_files, TRAIN_FIELD, reporter)
+        if order.eval_files:
+            _make_tokens(order, order.eval_files, EVAL_FIELD, reporter)
     meet(reporter.beat)
     train = _open_tokens(order, TRAIN_FIELD)
-    if order.eval_paths:
+    if order.eval_files:
         held_out = _open_tokens(order, EVAL_FIELD)
         return Data(train=train, train_rows=_all(train), eval=held_out, eval_rows=_all(held_out))
     held_rows, kept_rows = split(len(train), order.config.dataset.eval_fraction, order.config.training.seed)

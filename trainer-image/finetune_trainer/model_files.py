@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.inside import LeavesFolder, home_of_links, join, open_inside, resolve_inside
+from finetune_trainer.columns import kind_of_value
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -48,9 +49,10 @@ def check_links(folder: Path, *, model_uri: str) -> None:
     """Raises TrainingError for a file of the folder that a library would follow out of it."""
     templates = folder / _TEMPLATES
     try:
+        home = home_of_links(folder)
         for path in (templates, *folder.glob("*"), *templates.glob("*")):
             if path.suffix in _READ_SUFFIXES or path == templates:
-                resolve_inside(home_of_links(folder), path)
+                resolve_inside(home, path)
     except LeavesFolder as error:
         raise refused(model_uri, str(error)) from None
 
@@ -64,7 +66,7 @@ def read_json_object(folder: Path, name: str, *, model_uri: str) -> JsonObject:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise refused(model_uri, f"its {name} cannot be read: it is not JSON{where}; copy the file again") from None
     if not isinstance(content, dict):
-        raise refused(model_uri, f"its {name} cannot be read: wanted a JSON object, got {_kind(content)}")
+        raise refused(model_uri, f"its {name} cannot be read: wanted a JSON object, got {kind_of_value(content)}")
     return content
 
 
@@ -190,11 +192,6 @@ def _refuse_other_vocabulary(names: set[str], model_uri: str) -> None:
 
 def _is_there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
-
-
-def _kind(value: object) -> str:
-    names = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), "something else")
 
 
 def _short(error: BaseException) -> str:
