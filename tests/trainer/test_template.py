@@ -7,8 +7,8 @@ import pytest
 from tests.builders.machine import slowness
 from tests.trainer.chats import CHATML, encode, make_tokenizer, said
 
+from finetune_contract.chat_template import UNKNOWN_DAY, ChatTemplate, TemplateProblem
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_trainer.template import UNKNOWN_DAY, ChatTemplate, TemplateProblem
 
 LOOP = "{% for i in range(60) %}"
 HOSTILE = {

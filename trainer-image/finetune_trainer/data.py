@@ -17,7 +17,7 @@ from finetune_trainer.report import Reporter
 from finetune_trainer.row_warnings import EVAL_FIELD, TRAIN_FIELD
 from finetune_trainer.rows import Rows, read_rows
 from finetune_trainer.seeds import permutation
-from finetune_trainer.template import may_ask_for_date
+from finetune_trainer.template_choice import may_ask_for_date
 from finetune_trainer.token_store import StoreRecord, TokenStore
 from finetune_trainer.tokenise import Tokenising, encoder_of, load_tokenizer
 from finetune_trainer.tokens import Tally, Tokens

@@ -12,12 +12,12 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from finetune_contract.chat_template import ChatTemplate, TemplateProblem
 from finetune_trainer.columns import kind_of_value
 from finetune_trainer.conversation import Conversation, Misshapen, parse_messages, parse_pair
 from finetune_trainer.notes import OPEN_TURN, shows_date, unread_key
 from finetune_trainer.rows import Row, RowError, Rows
 from finetune_trainer.spans import Span, TurnHidden, Turns
-from finetune_trainer.template import ChatTemplate, TemplateProblem
 from finetune_trainer.template_choice import TemplateChoice
 from finetune_trainer.trace import hidden_field
 

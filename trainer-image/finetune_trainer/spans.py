@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from finetune_trainer.template import TemplateProblem
+from finetune_contract.chat_template import TemplateProblem
 
 Message = Mapping[str, Any]
 _NEUTRAL: tuple[Message, ...] = ({"role": "user", "content": "x"},)

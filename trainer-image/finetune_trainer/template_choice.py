@@ -1,16 +1,16 @@
 """Which chat template a conversation is rendered with, and who is to blame when it is none: the job's field or the model's tokenizer."""
 
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_contract.chat_template import DATE_FUNCTION, ChatTemplate, TemplateProblem
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_trainer.template import ChatTemplate, TemplateProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TOOL_USE = "tool_use"
-_TRIAL = ("zq0trial", "zq1trial")
 
 
 class TemplateChoice:
@@ -26,7 +26,7 @@ class TemplateChoice:
         self._compiled: dict[str, ChatTemplate] = {}
 
     def of(self, tools: object) -> ChatTemplate:
-        """Raises TrainingError if it cannot be compiled or shows nothing of a conversation."""
+        """Raises TrainingError if it cannot be compiled, takes no conversation or does not show all of one."""
         name = _TOOL_USE if tools and _TOOL_USE in self._sources else "default"
         if name not in self._sources:
             raise self.blamed(f"there is none with the name default (names: {', '.join(sorted(self._sources))[:100] or 'none'})")
@@ -41,20 +41,16 @@ class TemplateChoice:
     def _tried(self, source: str) -> ChatTemplate:
         try:
             template = ChatTemplate(source, names=self._names, day=self._day)
+            template.check_shows_rows()
+            template.check_runs()
         except TemplateProblem as problem:
-            raise self.blamed(f"it is no Jinja template: {problem.words}") from None
-        if not template.shows_something:
-            raise self.blamed(
-                f"it is a fixed text of {len(source)} characters; wanted the source of a Jinja template that goes through messages "
-                "(names of templates such as chatml are not looked up), or leave it out to take the model's own"
-            )
-        try:
-            text = template.render([{"role": role, "content": word} for role, word in zip(("user", "assistant"), _TRIAL, strict=True)])
-        except TemplateProblem as problem:
-            if problem.is_endless:
-                raise self.blamed(problem.words) from None
-            return template  # it may want a system message or tools: the rows will tell
-        for role, word in zip(("user", "assistant"), _TRIAL, strict=True):
-            if word not in text.lower():
-                raise self.blamed(f"it does not show what a message with the role {role} says; wanted one that shows the content of each")
+            raise self.blamed(problem.words) from None
         return template
+
+
+def may_ask_for_date(model_dir: Path, own: str | None) -> bool:
+    """Whether the job's template, or any of the model's if it has none, names the function that tells the day."""
+    if own is not None:
+        return DATE_FUNCTION in own
+    files = (*model_dir.glob("*chat_template*"), *model_dir.glob("*chat_templates/*"), model_dir / "tokenizer_config.json")
+    return any(DATE_FUNCTION in file.read_text(errors="replace") for file in files if file.is_file())

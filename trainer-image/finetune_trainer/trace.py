@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from finetune_trainer.template import TemplateProblem
+from finetune_contract.chat_template import TemplateProblem
 
 Messages = Sequence[dict[str, Any]]
 Render = Callable[[Messages, Sequence[Any] | None], str]

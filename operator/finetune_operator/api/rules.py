@@ -6,6 +6,7 @@ What the API server can check itself stands in the schema as CEL too (crd.py); t
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -190,13 +191,21 @@ def _scheme_errors(path: str, uri: str, place: Place, allowed: set[Scheme], is_l
 
 def a_chat_template_reads_messages(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
     text = spec.training.chat_template
-    if text is None:
-        return
-    from finetune_operator.api.templates import template_fault
-
-    fault = template_fault(text)
+    fault = None if text is None else _template_fault(text)
     if fault is not None:
         yield SpecError("spec.training.chatTemplate", fault)
+
+
+@lru_cache(maxsize=64)
+def _template_fault(text: str) -> str | None:
+    """Read, not run: it costs little and cannot be turned against us."""
+    from finetune_contract.chat_template import ChatTemplate, TemplateProblem
+
+    try:
+        ChatTemplate(text, names={}, day=None).check_shows_rows()
+    except TemplateProblem as problem:
+        return problem.words
+    return None
 
 
 def lists_name_each_entry_once(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:

@@ -1,4 +1,4 @@
-"""Renders a chat template with two turns in a process of its own, which has little CPU time and memory.
+"""Runs a chat template on a short conversation in a process of its own, which has little CPU time and memory.
 
 `python -m finetune_operator.api.template_trial` is that process: the template on stdin, one line about what is wrong on stdout.
 """
@@ -8,15 +8,14 @@ import resource
 import signal
 import subprocess
 import sys
-from typing import Any
 
-from finetune_operator.api.templates import open_sandbox
+from finetune_contract.chat_template import ChatTemplate, TemplateProblem
 
-CPU_SECONDS, MAX_MEMORY_BYTES, MAX_CHARS = 2, 1024**3, 1_000_000
+CPU_SECONDS, MAX_MEMORY_BYTES = 2, 1024**3
+_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 WALL_SECONDS = 60.0  # of a busy machine
 _OUT_OF_MEMORY = 3
 _OUT_OF_BOUNDS = {_OUT_OF_MEMORY, -signal.SIGXCPU, -signal.SIGKILL}
-_TURNS = [("user", "Which port?"), ("assistant", "Port 9443."), ("user", "And before?"), ("assistant", "Port 8080.")]
 
 
 def try_template(text: str, *, wall_seconds: float = WALL_SECONDS) -> str | None:
@@ -32,27 +31,15 @@ def try_template(text: str, *, wall_seconds: float = WALL_SECONDS) -> str | None
     return f"takes more than {CPU_SECONDS} s or {MAX_MEMORY_BYTES // 1024**2} MiB for four short messages"
 
 
-def render_two_turns(text: str) -> str | None:
-    """What is wrong with it, or None. Not bounded in time and memory: the caller is."""
-    messages = [{"role": role, "content": content} for role, content in _TURNS]
-    sandbox = open_sandbox()
-    sandbox.globals |= {"raise_exception": _refuse, "strftime_now": lambda _format: "1 Jan 2026"}
-    sandbox.filters["tojson"] = lambda value, **_: str(value)
-    values = {"messages": messages, "bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": False}
+def fault_of(text: str) -> str | None:
+    """What is wrong with it, or None. Bounded in the work it does, not in seconds: the caller is."""
     try:
-        shown = sandbox.from_string(text).render(tools=None, documents=None, **values)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  # whatever a template raises is the template's
-        return f"refuses a conversation of two turns: {type(error).__name__}: {error}"[:300]
-    if len(shown) > MAX_CHARS:
-        return f"makes {len(shown)} characters of four short messages"
-    missing = [content for _, content in _TURNS if content not in shown]
-    return f"does not show the message {missing[0]!r} of a conversation of two turns" if missing else None
-
-
-def _refuse(message: Any) -> None:
-    raise ValueError(str(message))
+        template = ChatTemplate(text, names=_NAMES, day=None)
+        template.check_shows_rows()
+        template.check_runs()
+    except TemplateProblem as problem:
+        return problem.words
+    return None
 
 
 def main() -> int:
@@ -63,7 +50,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        sys.stdout.write(render_two_turns(sys.stdin.read()) or "")
+        sys.stdout.write(fault_of(sys.stdin.read()) or "")
     except MemoryError:
         return _OUT_OF_MEMORY
     return 0

@@ -1,24 +1,26 @@
 """A chat template: compiled once, rendered with the day of the job and never with today, refused in words whatever its code does.
 
-It imports jinja2 and nothing of torch, transformers or the trainer but its sandbox. What a turn is: spans.py.
+The operator judges a template by the same code as the trainer renders rows with, so that neither refuses what the other takes.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
-from finetune_trainer.sandbox import RENDERING, Instrument, Rendering, Sandbox, TooMuchWork, check_size
+from finetune_contract.sandbox import RENDERING, Instrument, Rendering, Sandbox, TooMuchWork, check_size
 
 UNKNOWN_DAY = date(2024, 7, 26)  # of jobs without a day of creation; the day that Llama 3 templates show when they are told none
-_DATE_FUNCTION = "strftime_now"
+DATE_FUNCTION = "strftime_now"
 _MAX_SOURCE_CHARS = 256 * 1024
 _WORK = 4_000_000
 _WORK_OF_ONE_MESSAGE = 4_000
+_WORK_OF_TRIAL = 400_000  # a hundred times what templates of public models take for it
 _MAX_WORDS = 300
+_TRIAL_WORDS = ("zq0trial", "zq1trial", "zq2trial", "zq3trial")
+_TRIAL_TOOL = {"type": "function", "function": {"name": "trial", "description": "a trial", "parameters": {"type": "object"}}}
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 Message = Mapping[str, Any]
@@ -41,21 +43,56 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, names: Mapping[str, str], day: date | None) -> None:
         self.day = day or UNKNOWN_DAY
-        self._names = dict(names)
+        self._names, self._num_chars = dict(names), len(source)
         if len(source) > _MAX_SOURCE_CHARS:
             raise TemplateProblem(f"it has {len(source)} characters; wanted at most {_MAX_SOURCE_CHARS}")
-        sandbox = Sandbox(functions={"raise_exception": _refuse, _DATE_FUNCTION: self._strftime}, filters={"tojson": _tojson})
+        sandbox = Sandbox(functions={"raise_exception": _refuse, DATE_FUNCTION: self._strftime}, filters={"tojson": _tojson})
         try:
             tree = sandbox.parse(source)
             self.has_marks = any(_is_generation(call) for call in tree.find_all(nodes.CallBlock))
-            self.asks_for_date = any(name.name == _DATE_FUNCTION for name in tree.find_all(nodes.Name))
+            self.asks_for_date = any(name.name == DATE_FUNCTION for name in tree.find_all(nodes.Name))
             self._words = frozenset(_words_of(tree))
-            self.shows_something = any(not isinstance(one, nodes.TemplateData) for out in tree.find_all(nodes.Output) for one in out.nodes)
+            self._shows_something = any(not isinstance(one, nodes.TemplateData) for out in tree.find_all(nodes.Output) for one in out.nodes)
             self._template = sandbox.from_string(Instrument().visit(tree))
         except TemplateSyntaxError as error:
-            raise TemplateProblem(f"line {error.lineno}: {error.message}") from None
-        except (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise TemplateProblem(str(error) or type(error).__name__) from None
+            raise TemplateProblem(f"it is no Jinja template: line {error.lineno}: {error.message}") from None
+        except (TemplateError, SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            raise TemplateProblem(f"it is no Jinja template: {str(error) or type(error).__name__}") from None
+
+    def check_shows_rows(self) -> None:
+        """Without running it. Raises TemplateProblem for a text that shows nothing of any conversation."""
+        if not self._shows_something:
+            raise TemplateProblem(
+                f"it is a fixed text of {self._num_chars} characters; wanted the source of a Jinja template that goes through messages "
+                "(names of templates such as chatml are not looked up), or leave it out to take the model's own"
+            )
+        if not self.knows("messages"):
+            raise TemplateProblem("it never reads `messages`, so that it shows no row; wanted a template that goes through messages")
+
+    def check_runs(self) -> None:
+        """By running it on four short turns: alone, after a system message, and with tools, until it takes one of them.
+
+        Raises TemplateProblem if it takes none, comes to no end, or leaves out what a turn says.
+        """
+        roles = ("user", "assistant", "user", "assistant")
+        turns = [{"role": role, "content": word} for role, word in zip(roles, _TRIAL_WORDS, strict=True)]
+        system = [{"role": "system", "content": "a trial"}]
+        refusals = []
+        for messages, tools in ((turns, None), (system + turns, None), (system + turns, [_TRIAL_TOOL])):
+            try:
+                text = self.render(messages, tools=tools, max_work=_WORK_OF_TRIAL).lower()
+            except TemplateProblem as problem:
+                if problem.is_endless:
+                    raise
+                refusals.append(problem)
+                continue
+            for role, word in zip(roles, _TRIAL_WORDS, strict=True):
+                if word not in text:
+                    raise TemplateProblem(
+                        f"it does not show what a message with the role {role} says; wanted one that shows the content of each"
+                    )
+            return
+        raise TemplateProblem(f"it refuses a conversation of user and assistant: {refusals[0].words}")
 
     def knows(self, word: str) -> bool:
         """Whether the word stands in the template's code, as a name or inside a text that it compares or shows."""
@@ -68,9 +105,10 @@ class ChatTemplate:
         tools: Sequence[Any] | None = None,
         asks: bool = False,
         marks: tuple[str, str] = ("", ""),
+        max_work: int = _WORK,
     ) -> str:
         """The text of the conversation; `asks` adds the prompt for an answer. Raises TemplateProblem, whatever the template does."""
-        rendering = Rendering(work=_WORK + _WORK_OF_ONE_MESSAGE * len(messages), marks=marks)
+        rendering = Rendering(work=max_work + _WORK_OF_ONE_MESSAGE * len(messages), marks=marks)
         told = {"messages": [_with_reasoning(message) for message in messages], "tools": tools, "documents": None}
         token = RENDERING.set(rendering)
         try:
@@ -89,14 +127,6 @@ class ChatTemplate:
 
     def _strftime(self, form: str) -> str:
         return datetime.combine(self.day, time()).strftime(str(form))
-
-
-def may_ask_for_date(model_dir: Path, own: str | None) -> bool:
-    """Whether the job's template, or any of the model's if it has none, names the function that tells the day."""
-    if own is not None:
-        return _DATE_FUNCTION in own
-    files = (*model_dir.glob("*chat_template*"), *model_dir.glob("*chat_templates/*"), model_dir / "tokenizer_config.json")
-    return any(_DATE_FUNCTION in file.read_text(errors="replace") for file in files if file.is_file())
 
 
 def _refuse(message: object) -> NoReturn:
