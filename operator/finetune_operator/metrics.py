@@ -18,8 +18,8 @@ from finetune_operator.decide.decision import Decision, Event
 from finetune_operator.decide.observed import Session
 from finetune_operator.job_values import COUNTERS, SERIES, job_values, newest_committed_step, newest_reading, spent_seconds
 from finetune_operator.reconcile.ports import REFUSALS, Agents, Clock, Jobs
+from finetune_operator.times import FINISHED_JOB_METRICS_SECONDS
 
-FINISHED_JOB_SECONDS = 3600.0
 RECOVERY_PHASES = ("detect", "stop", "replace", "prepare", "start", "first_step")
 _MAX_REASONS = 150
 _MAX_NAMESPACES = 2000
@@ -240,7 +240,7 @@ class JobCollector(Collector):
 
     def _is_retired(self, status: JobStatus) -> bool:
         end = status.completion_time
-        return end is not None and (self._clock.now() - end).total_seconds() > FINISHED_JOB_SECONDS
+        return end is not None and (self._clock.now() - end).total_seconds() > FINISHED_JOB_METRICS_SECONDS
 
 
 def _family(name: str, text: str) -> CounterMetricFamily | GaugeMetricFamily:

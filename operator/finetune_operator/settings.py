@@ -66,14 +66,17 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
 def _parse(name: str, text: str) -> object:
     variable = f"{PREFIX}{name.upper()}"
     if name in {"channel_port", "webhook_port", "metrics_port", "num_workers"}:
-        if not text.isdigit() or not 1 <= int(text) <= 65535:
+        if not (text.isascii() and text.isdigit() and len(text) < 10) or not 1 <= int(text) <= 65535:
             raise SettingsError(f"{variable} is {text!r}: wanted a whole number from 1 to 65535")
         return int(text)
     if name == "reconnect_seconds":
         try:
-            return float(text)
+            seconds = float(text)
         except ValueError:
-            raise SettingsError(f"{variable} is {text!r}: wanted a number of seconds") from None
+            seconds = -1.0
+        if not 0 <= seconds <= 3600:
+            raise SettingsError(f"{variable} is {text!r}: wanted a number of seconds from 0 to 3600")
+        return seconds
     if name == "max_priority":
         try:
             return parse_caps(text)

@@ -4,11 +4,13 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
 from tests.builders.machine import HANG_SECONDS
 
+from finetune_agent.proc_tree import die_with_parent
 from finetune_contract.config import JobConfig
 from finetune_contract.messages import Hello, MemberPhase, Peer, PhaseChanged, Start, parse_from_agent, render_message
 
@@ -110,7 +112,14 @@ class Member:
     async def begin(self) -> "Member":
         with (self.folder / "log").open("ab") as log:
             self.child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "finetune_agent", env=self.environment, stdout=log, stderr=log, start_new_session=True
+                sys.executable,
+                "-m",
+                "finetune_agent",
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=partial(die_with_parent, os.getpid()),  # also when the tests are ended by force
             )
         return self
 

@@ -181,7 +181,7 @@ async def test_the_last_progress_of_a_burst_wakes_the_job() -> None:
 
 
 async def test_a_silent_peer_is_given_up(monkeypatch) -> None:
-    monkeypatch.setattr("finetune_operator.coordinator.server._HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("finetune_operator.coordinator.server.PING_SECONDS", 0.1)
     async with running() as bench, bench.connect(autoping=False) as agent:
         await agent.send_str(render_message(hello()))
         await until(bench.session)

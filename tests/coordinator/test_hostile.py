@@ -21,7 +21,7 @@ from finetune_operator.coordinator.server import Coordinator
 @pytest.fixture(autouse=True)
 def clients_that_answer_no_ping_in_time(monkeypatch) -> None:
     """aiohttp's client answers pings only while it is read from, and these tests are about other things."""
-    monkeypatch.setattr("finetune_operator.coordinator.server._HEARTBEAT_SECONDS", 30.0)
+    monkeypatch.setattr("finetune_operator.coordinator.server.PING_SECONDS", 30.0)
 
 
 SMALL = DoorLimits(total=12, of_address=10, waiting=6, waiting_of_address=4, greet_seconds=HANG_SECONDS)

@@ -40,8 +40,11 @@ def test_a_variable_is_parsed(name, text, field, value) -> None:
     [
         ("METRICS_PORT", "http", "METRICS_PORT is 'http': wanted a whole number"),
         ("METRICS_PORT", "70000", "from 1 to 65535"),
+        ("METRICS_PORT", "\u00b2", "from 1 to 65535"),
         ("LOG_LEVEL", "loud", "LOG_LEVEL is 'loud': wanted one of debug"),
         ("RECONNECT_SECONDS", "soon", "wanted a number of seconds"),
+        ("RECONNECT_SECONDS", "nan", "from 0 to 3600"),
+        ("RECONNECT_SECONDS", "-1", "from 0 to 3600"),
         ("METRIC_PORT", "1", "METRIC_PORT is not a setting"),
         ("POD_IP", "", "FINETUNE_OPERATOR_POD_IP is not set"),
     ],

@@ -43,11 +43,8 @@ from finetune_contract.messages import (
     Warned,
 )
 from finetune_contract.slots import SlotFile
+from finetune_contract.times import ALONE_SECONDS, LAST_SAVE_SECONDS, PUBLISH_SECONDS, TRACKING_FAREWELL_SECONDS
 
-ALONE_SECONDS = 60.0  # without a coordinator after the last work is done
-_LAST_SECONDS = 1.5  # before the deadline of a leaving member: workers end, the newest snapshot goes up
-_PUBLISH_SECONDS = 0.5
-_TRACKING_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -96,14 +93,14 @@ class Agent:
             self._spawn(part)
         try:
             code = await self._ending
-            await self._channel.flush(_PUBLISH_SECONDS)
+            await self._channel.flush(PUBLISH_SECONDS)
             return code
         finally:
             server.close()
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._tracking.close(self._voice.outcome, seconds=_PUBLISH_SECONDS if self._is_leaving else _TRACKING_SECONDS)
+            await self._tracking.close(self._voice.outcome, seconds=PUBLISH_SECONDS if self._is_leaving else TRACKING_FAREWELL_SECONDS)
             await self._uploads.close()
             await self._workers.close()
             await self._workers.end()
@@ -268,13 +265,13 @@ class Agent:
         deadline = clock() + self._settings.grace_seconds
         self._voice.leave(self._settings.grace_seconds, lambda: max(deadline - clock(), 0.0))
         _log.info("told to end, %.0f s left", self._settings.grace_seconds)
-        early = self._spawn(self._commit_quietly(self._settings.grace_seconds - _LAST_SECONDS))
+        early = self._spawn(self._commit_quietly(self._settings.grace_seconds - LAST_SAVE_SECONDS))
         if self._running is not None:
-            await asyncio.wait({self._running}, timeout=self._settings.grace_seconds - _LAST_SECONDS)
+            await asyncio.wait({self._running}, timeout=self._settings.grace_seconds - LAST_SAVE_SECONDS)
         await self._end_formation()
-        await asyncio.wait({early}, timeout=max(deadline - clock() - _PUBLISH_SECONDS, 0))
+        await asyncio.wait({early}, timeout=max(deadline - clock() - PUBLISH_SECONDS, 0))
         if self._voice.is_behind:
-            await self._uploads.commit_newest(max(deadline - clock() - _PUBLISH_SECONDS, 0))
+            await self._uploads.commit_newest(max(deadline - clock() - PUBLISH_SECONDS, 0))
         if self._voice.phase is MemberPhase.FINISHED:
             self._end(ExitCode.FINISHED)
             return

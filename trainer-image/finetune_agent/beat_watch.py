@@ -5,13 +5,10 @@ from collections.abc import Callable
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.run_order import WorkerPhase
+from finetune_contract.times import BEAT_DEADLINE_SECONDS, KNOWN_PACE_SECONDS, WAITING_RANK_SECONDS
 
-# Seconds without a beat. Loading reads a base model, tensor by tensor; preparing beats at each row; the first step opens collectives.
-DEADLINE_SECONDS = {"loading": 600.0, "preparing": 120.0, "first_step": 120.0, "training": 30.0, "evaluating": 120.0, "exporting": 300.0}
 _PATIENCE = 3  # times the longest gap that was seen while training
-_KNOWN_PACE_SECONDS = 4.5  # the deadline of training once its pace is known: with a tick and the stacks, 5 s until it is told
 _BEATS_FOR_PACE = 8
-_WAITING_SECONDS = 2.0  # that a rank waiting for its peers is silent longer: the agent of the one to blame speaks first
 
 
 class BeatWatch:
@@ -45,7 +42,7 @@ class BeatWatch:
                 silent.append((not self._beat.is_waiting(local_rank), now - seen.at, first_rank + local_rank))
         is_to_blame, seconds, rank = max(silent, default=(True, 0.0, first_rank))
         deadline = self._deadline(self._beat.tokens(rank - first_rank))
-        if seconds <= deadline + (0.0 if is_to_blame else _WAITING_SECONDS):
+        if seconds <= deadline + (0.0 if is_to_blame else WAITING_RANK_SECONDS):
             return None
         what = "hangs: no beat" if is_to_blame else "waits for its peers, and none of them says why: no beat"
         message = f"rank {rank} {what} for {seconds:.0f} s in phase {self._phase} (deadline {deadline:g} s); stacks are in the log"
@@ -54,8 +51,8 @@ class BeatWatch:
     def _deadline(self, num_tokens: int) -> float:
         """Of a rank whose micro-batch has so many tokens; one that is larger than all before it has longer in proportion."""
         if self._phase != "training":
-            return DEADLINE_SECONDS[self._phase]
-        fixed = _KNOWN_PACE_SECONDS if self._num_beats >= _BEATS_FOR_PACE else DEADLINE_SECONDS["training"]
+            return BEAT_DEADLINE_SECONDS[self._phase]
+        fixed = KNOWN_PACE_SECONDS if self._num_beats >= _BEATS_FOR_PACE else BEAT_DEADLINE_SECONDS["training"]
         growth = max(1.0, num_tokens / self._most_tokens) if self._most_tokens else 1.0
         return max(fixed, _PATIENCE * self._longest_gap * growth)
 

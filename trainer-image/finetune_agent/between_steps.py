@@ -11,13 +11,12 @@ import signal
 from collections.abc import Callable
 
 from finetune_agent.stopped import STOPPED, read_process_state
+from finetune_contract.times import BETWEEN_STEPS_POLL_SECONDS, BETWEEN_STEPS_SECONDS
 
-_PATIENCE_SECONDS = 2.0  # a snapshot takes milliseconds, one of several GB about a second; a lost peer may keep a step from its end
-_POLL_SECONDS = 0.002
 _GONE = {"", "Z", "X"}
 
 
-async def stop_between_steps(pid: int, is_between: Callable[[], bool], *, patience_seconds: float = _PATIENCE_SECONDS) -> bool:
+async def stop_between_steps(pid: int, is_between: Callable[[], bool], *, patience_seconds: float = BETWEEN_STEPS_SECONDS) -> bool:
     """Leave `pid` stopped at a moment at which `is_between`; False if there was none, or no such process any more.
 
     Only what is asked of a stopped process stays true until it is killed.
@@ -29,7 +28,7 @@ async def stop_between_steps(pid: int, is_between: Callable[[], bool], *, patien
             if is_between():
                 return True
             _tell(pid, signal.SIGCONT)
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(BETWEEN_STEPS_POLL_SECONDS)
     return False
 
 

@@ -15,13 +15,15 @@ import aiohttp
 from pydantic import ValidationError
 
 from finetune_contract.messages import Hello, Order, parse_order, render_message
+from finetune_contract.times import (
+    CONNECT_SECONDS,
+    FIRST_RECONNECT_SECONDS,
+    HANDSHAKE_SECONDS,
+    HEARTBEAT_SECONDS,
+    LONGEST_RECONNECT_SECONDS,
+)
 from finetune_contract.values import Value
 
-HEARTBEAT_SECONDS = 5.0
-_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.1, 2.0
-# An operator that was killed leaves an address behind at which nothing answers, not even with a refusal: it must not be waited for long.
-_CONNECT_SECONDS = 1.0
-_HANDSHAKE_SECONDS = 6.0
 _log = logging.getLogger(__name__)
 
 
@@ -55,25 +57,25 @@ class Channel:
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
         self.lost_at = clock()
-        backoff_seconds = _FIRST_BACKOFF_SECONDS
+        backoff_seconds = FIRST_RECONNECT_SECONDS
         while True:
             try:
                 await self._converse()
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 _log.warning("no channel to the coordinator: %s: %s", type(error).__name__, error)
             if self._outbox is not None:
-                backoff_seconds = _FIRST_BACKOFF_SECONDS
+                backoff_seconds = FIRST_RECONNECT_SECONDS
                 self._outbox, self.lost_at = None, clock()
             await asyncio.sleep(backoff_seconds * self._random.uniform(0.5, 1.0))
-            backoff_seconds = min(2 * backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+            backoff_seconds = min(2 * backoff_seconds, LONGEST_RECONNECT_SECONDS)
 
     async def _converse(self) -> None:
         url = (self._folder / "url").read_text().strip()
         headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             connecting = session.ws_connect(url, headers=headers, ssl=self._trust(), heartbeat=HEARTBEAT_SECONDS, max_msg_size=1 << 20)
-            async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
                 socket = await connecting
             async with socket:
                 await self._talk(socket)

@@ -39,9 +39,8 @@ from finetune_contract.run_order import (
     WorkerWarning,
 )
 from finetune_contract.state import StateId, newest_state
+from finetune_contract.times import BETTER_REPORT_SECONDS, FORMATION_TICK_SECONDS
 
-_TICK_SECONDS = 0.25
-_BETTER_REPORT_SECONDS = 0.5  # after the loss of a peer: time for the report of its cause to come from a sibling
 _PHASES = {
     "loading": MemberPhase.STARTING,
     "preparing": MemberPhase.STARTING,
@@ -157,7 +156,7 @@ class Formation:
         decide_at: float | None = None
         while not self._ranks.are_done:
             # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with an event.
-            event = await _next_event(launch, _TICK_SECONDS if decide_at is None else _BETTER_REPORT_SECONDS)
+            event = await _next_event(launch, FORMATION_TICK_SECONDS if decide_at is None else BETTER_REPORT_SECONDS)
             if event is not None:
                 if isinstance(event, LauncherEnded | LaunchRefused):
                     return await self._explain_end(launch, event)
@@ -165,10 +164,10 @@ class Formation:
             if self._ranks.is_certain or (decide_at is not None and clock() > decide_at):
                 return self._ranks.cause
             if self._ranks.cause is not None and decide_at is None:
-                decide_at = clock() + _BETTER_REPORT_SECONDS
+                decide_at = clock() + BETTER_REPORT_SECONDS
             if (hang := watch.judge(self._ranks.done, self._first_rank)) is not None:
                 self.dump_stacks()
-                await asyncio.sleep(_TICK_SECONDS)  # faulthandler writes meanwhile
+                await asyncio.sleep(FORMATION_TICK_SECONDS)  # faulthandler writes meanwhile
                 return hang
             if event is None and (stopped := stops.judge(self._pids_by_rank(), self._ranks.done)) is not None:
                 return stopped
@@ -214,7 +213,7 @@ class Formation:
     async def _explain_end(self, launch: Launch, end: LauncherEnded | LaunchRefused) -> FailureReport | None:
         """The launcher is gone: take what is left in the pipe, then judge. None if all ranks were done after all."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_BETTER_REPORT_SECONDS):
+            async with asyncio.timeout(BETTER_REPORT_SECONDS):
                 await launch.pipe_ended.wait()
         while not launch.events.empty():
             event = launch.events.get_nowait()

@@ -26,11 +26,9 @@ from finetune_agent.launch_events import WorkerForked, render_line
 from finetune_agent.proc_tree import die_with_parent
 from finetune_contract.failures import MAX_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, FailureClass, FailureReport, TrainingError
 from finetune_contract.run_order import RunOrder, WorkerFailure
+from finetune_contract.times import LISTENING_SECONDS, LOOK_AGAIN_SECONDS, MEETING_SECONDS
 from finetune_contract.values import Value
 
-_LISTENING_SECONDS = 10.0  # then torch waits in its own way
-_LOOK_AGAIN_SECONDS = 0.005
-MEETING_SECONDS = 600  # the agents' deadlines end a formation earlier
 _log = logging.getLogger(__name__)
 
 
@@ -95,12 +93,12 @@ def _prepare_environment(order: RunOrder) -> None:
 
 def _wait_for_the_meeting_place(order: RunOrder) -> None:
     """Until node rank 0 listens. A store's client that comes too early is refused, and torch tries again after 0.5 to 1.5 s."""
-    deadline = time.monotonic() + _LISTENING_SECONDS
+    deadline = time.monotonic() + LISTENING_SECONDS
     while order.node_rank != 0 and time.monotonic() < deadline:
         try:
-            socket.create_connection((order.master_address, order.master_port), timeout=_LISTENING_SECONDS).close()
+            socket.create_connection((order.master_address, order.master_port), timeout=LISTENING_SECONDS).close()
         except OSError:
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            time.sleep(LOOK_AGAIN_SECONDS)
         else:
             return
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 from finetune_agent.digests import InputChanged
 from finetune_agent.stores import ObjectMissing, StoreRefused, StoreUnavailable
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.times import STORE_LONGEST_BACKOFF_SECONDS
 
-_LONGEST_BACKOFF_SECONDS = 10.0
 _CREDENTIALS_FIELD = "spec.storage.secretName"
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
@@ -33,4 +33,4 @@ def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callab
                 warn(f"{field}: {error}; trying again until it answers")
             is_warned = True
         time.sleep(backoff_seconds * random.uniform(0.5, 1.0))
-        backoff_seconds = min(2 * backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+        backoff_seconds = min(2 * backoff_seconds, STORE_LONGEST_BACKOFF_SECONDS)

@@ -6,7 +6,7 @@ The kernel accepts for a process that is stopped or hangs; that the peer closes 
 import asyncio
 import contextlib
 
-ANSWER_SECONDS = 2.0
+from finetune_contract.times import PROBE_ANSWER_SECONDS
 
 
 async def listen(address: str) -> asyncio.Server:
@@ -28,7 +28,7 @@ async def is_reachable(address: str) -> bool:
     """`address` is HOST:PORT (an IPv6 host in brackets or bare)."""
     host, _, port = address.rpartition(":")
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(PROBE_ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
             try:
                 return await reader.read(1) == b""

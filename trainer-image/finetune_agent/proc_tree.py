@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_contract.times import PROCESS_POLL_SECONDS
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ async def end_all_below(
             _kill_and_reap(entry)
         if clock() > deadline:
             return tuple(entry.pid for entry in entries)
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(PROCESS_POLL_SECONDS)
     return ()
 
 

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from finetune_contract.messages import Progress
-
-_SECONDS_BETWEEN = 0.5
+from finetune_contract.times import BETWEEN_PROGRESS_SECONDS
 
 
 class ProgressGate:
@@ -21,7 +20,7 @@ class ProgressGate:
             self._waiting = progress
             return
         self._tell(progress)
-        self._timer = asyncio.get_running_loop().call_later(_SECONDS_BETWEEN, self._open)
+        self._timer = asyncio.get_running_loop().call_later(BETWEEN_PROGRESS_SECONDS, self._open)
 
     def close(self) -> None:
         if self._timer is not None:

@@ -19,8 +19,8 @@ from finetune_agent.reachable import check_reachable
 from finetune_agent.s3_words import is_missing, translate
 from finetune_agent.stores import CHUNK_BYTES, ObjectInfo, ObjectMissing, PutResult, StoreUnavailable
 from finetune_contract.config import StorageConfig
+from finetune_contract.times import S3_CONNECT_SECONDS, S3_READ_SECONDS
 
-_CONNECT_SECONDS, _READ_SECONDS = 2, 5
 _PART_BYTES = 16 << 20
 _PARALLEL_PARTS = 4
 _MOST_BREAKS = 100
@@ -179,8 +179,8 @@ def _connect(storage: StorageConfig, keys: dict[str, str]) -> Any:
     is_custom = storage.endpoint is not None
     checksums = "when_required" if is_custom else "when_supported"
     config = Config(
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
+        connect_timeout=S3_CONNECT_SECONDS,
+        read_timeout=S3_READ_SECONDS,
         retries={"total_max_attempts": 1, "mode": "standard"},
         s3={"addressing_style": "path" if is_custom else "auto"},
         request_checksum_calculation=checksums,

@@ -21,9 +21,9 @@ from finetune_agent.settings import Settings, read_settings
 from finetune_agent.tracking_messages import Ended, Outcome, parse_tracked
 from finetune_contract.config import JobConfig
 from finetune_contract.messages import Progress, Warned, render_message
+from finetune_contract.times import TRACKER_RETRY_SECONDS
 from finetune_contract.values import Value
 
-_TRY_AGAIN_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -117,7 +117,7 @@ def open_in_the_end(config: JobConfig, folder: Path, report: TextIO) -> Tracker:
                 report.write(render_message(Warned(reason="TrackingUnavailable", message=message)) + "\n")
                 report.flush()
             is_warned = True
-        time.sleep(_TRY_AGAIN_SECONDS)
+        time.sleep(TRACKER_RETRY_SECONDS)
 
 
 def wandb_environment(config: JobConfig, settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from finetune_agent.tracking_messages import Ended, Outcome, Tracked, parse_tracker_report
 from finetune_contract.messages import Progress, Warned, render_message
+from finetune_contract.times import TRACKING_LONGEST_FINISH_SECONDS, TRACKING_RESTART_SECONDS
 
 _MOST_WAITING = 10_000
-_RESTART_SECONDS = 30.0
-_LONGEST_FINISH_SECONDS = 60.0
 _MAX_LINE_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Tracking:
                 self._child = None
                 listening.cancel()
                 await asyncio.wait({listening})
-            await asyncio.sleep(_RESTART_SECONDS)
+            await asyncio.sleep(TRACKING_RESTART_SECONDS)
 
     async def _write_all(self, child: asyncio.subprocess.Process) -> bool:
         """True once the tracker has taken the end, False when it is gone."""
@@ -112,7 +111,7 @@ class Tracking:
 
 async def _wait(child: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LONGEST_FINISH_SECONDS):
+        async with asyncio.timeout(TRACKING_LONGEST_FINISH_SECONDS):
             await child.wait()
 
 

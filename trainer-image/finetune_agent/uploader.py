@@ -29,10 +29,9 @@ from finetune_contract.messages import Committed, Output, StorageProblem, Storag
 from finetune_contract.places import parse_place
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import StateId
+from finetune_contract.times import UPLOAD_LONGEST_BACKOFF_SECONDS, UPLOADER_LOOK_SECONDS
 from finetune_contract.values import Value
 
-_LOOK_SECONDS = 0.2  # how often a new snapshot is looked for
-_LONGEST_BACKOFF_SECONDS = 10.0
 _WAITING = {
     CommitNewest: "training goes on, snapshots wait in memory until the store can be used",
     LoadNewest: "training waits until the newest commit can be read",
@@ -58,7 +57,7 @@ class Uploader:
         threading.Thread(target=self._read_requests, daemon=True).start()
         while True:
             try:
-                request = self._requests.get(timeout=_LOOK_SECONDS)
+                request = self._requests.get(timeout=UPLOADER_LOOK_SECONDS)
             except queue.Empty:
                 self._upload_if_due()
                 continue
@@ -112,7 +111,7 @@ class Uploader:
         except (StoreUnavailable, StoreRefused) as error:
             self._note_trouble(error, _WAITING[CommitNewest])
             self._next_upload_at = time.monotonic() + self._backoff_seconds * self._random.uniform(0.5, 1.0)
-            self._backoff_seconds = min(2 * self._backoff_seconds, _LONGEST_BACKOFF_SECONDS)
+            self._backoff_seconds = min(2 * self._backoff_seconds, UPLOAD_LONGEST_BACKOFF_SECONDS)
         else:
             self._tell_storage(StorageState())
             self._backoff_seconds = 1.0

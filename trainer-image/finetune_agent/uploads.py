@@ -12,9 +12,9 @@ from finetune_agent.upload_messages import Answer, CommitNewest, Follow, LoadNew
 from finetune_contract.failures import TrainingError
 from finetune_contract.messages import Output, render_message
 from finetune_contract.state import InputDigests, StateId
+from finetune_contract.times import ASK_UPLOADER_AGAIN_SECONDS
 from finetune_contract.values import Value
 
-_ASK_AGAIN_SECONDS = 1.0
 _MAX_LINE_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Uploads:
                 self._send(question)
             await self._listen(self._child)
             _log.error("the uploader ended with status %d; it is started again", await self._child.wait())
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            await asyncio.sleep(ASK_UPLOADER_AGAIN_SECONDS)
 
     async def close(self) -> None:
         if self._child is not None and self._child.returncode is None:
@@ -97,7 +97,7 @@ class Uploads:
                 raise TrainingError(answer.failure.failure_class, answer.failure.message)
             if answer.unavailable is None:
                 return answer
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            await asyncio.sleep(ASK_UPLOADER_AGAIN_SECONDS)
 
     def _send(self, message: Value) -> None:
         if self._child is not None and self._child.stdin is not None and not self._child.stdin.is_closing():

@@ -24,9 +24,9 @@ from finetune_agent.proc_tree import end_all_below
 from finetune_agent.settings import Settings
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.run_order import RunOrder
+from finetune_contract.times import LAUNCHER_RESTART_SECONDS
 
 _MAX_LINE_BYTES = 1 << 20
-_RESTART_SECONDS = 0.1
 _MOST_DUDS = 3  # zygotes that ended before they were ready, in a row
 _SECRET_PREFIXES = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_", "FINETUNE_")
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Workers:
             if num_duds == _MOST_DUDS:
                 message = f"the trainer cannot be loaded: its process ended {num_duds} times before it was ready; the log says why"
                 raise TrainingError(FailureClass.INTERNAL, message)
-            await asyncio.sleep(_RESTART_SECONDS)
+            await asyncio.sleep(LAUNCHER_RESTART_SECONDS)
 
     async def wait_ready(self) -> None:
         await self._ready.wait()

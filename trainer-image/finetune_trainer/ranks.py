@@ -9,12 +9,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from finetune_contract.times import MEETING_POLL_SECONDS
 from finetune_trainer.exchange import forbid_pickle
 from finetune_trainer.sealed_store import SealedStore
 
 # Agents watch the beat and end a formation that hangs; a timeout here would only race with them, or with a peer that prepares its data.
 _COLLECTIVE_TIMEOUT = timedelta(days=30)
-_MEETING_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,5 +87,5 @@ def meet(beat: Callable[[], None]) -> None:
     work = dist.all_reduce(torch.zeros(1), async_op=True)
     while not work.is_completed():
         beat()
-        time.sleep(_MEETING_POLL_SECONDS)
+        time.sleep(MEETING_POLL_SECONDS)
     work.wait()

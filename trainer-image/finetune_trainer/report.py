@@ -10,11 +10,11 @@ from typing import Literal
 from finetune_contract.beat import Beat
 from finetune_contract.messages import Progress
 from finetune_contract.run_order import RunOrder, WorkerPhase, WorkerPrepared, WorkerProgress, WorkerWarning
+from finetune_contract.times import BETWEEN_PREPARED_SECONDS
 from finetune_contract.values import Value
 from finetune_trainer.ranks import Ranks
 
 Phase = Literal["loading", "preparing", "first_step", "training", "evaluating", "exporting"]
-_PREPARED_SECONDS = 15.0  # between two messages about the rows that are prepared: each may be a write of the status
 
 
 class Reporter:
@@ -24,7 +24,7 @@ class Reporter:
         self._ranks = ranks
         self._fd = sys.stdout.fileno() if order.events_fd is None else order.events_fd
         self._beat = None if order.beat_fd is None else Beat(order.beat_fd)
-        self._prepared_at = -_PREPARED_SECONDS
+        self._prepared_at = -BETWEEN_PREPARED_SECONDS
         self._set_waiting(False)  # whoever had this rank before may have been killed while it waited
         self.owe_snapshot(False)
 
@@ -77,7 +77,7 @@ class Reporter:
     def prepared(self, rows_done: int, rows_total: int | None) -> None:
         """How far the preparing of the data is; the first rank of each member, now and then."""
         now = time.monotonic()
-        if self._ranks.is_local_leader and now - self._prepared_at >= _PREPARED_SECONDS:
+        if self._ranks.is_local_leader and now - self._prepared_at >= BETWEEN_PREPARED_SECONDS:
             self._prepared_at = now
             self.tell(WorkerPrepared(rows_done=rows_done, rows_total=rows_total))
 

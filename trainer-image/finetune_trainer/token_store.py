@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from finetune_contract.times import LOCK_POLL_SECONDS
 from finetune_contract.values import Value
 from finetune_trainer.tokens import Part, Tally, Tokens
 
 _RECORD, _LOCK = "record.json", "lock"
 _WIDTHS = {"ids": 4, "is_target": 1, "starts": 8, "numbers": 8}  # bytes of an entry; `starts` has one more than there are rows
-_LOCK_POLL_SECONDS = 0.1
 
 
 class StoreRecord(Value):
@@ -48,7 +48,7 @@ class TokenStore:
         try:
             while not _is_taken(lock):
                 beat()
-                time.sleep(_LOCK_POLL_SECONDS)
+                time.sleep(LOCK_POLL_SECONDS)
             yield
         finally:
             os.close(lock)

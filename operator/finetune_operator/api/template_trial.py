@@ -10,15 +10,15 @@ import subprocess
 import sys
 
 from finetune_contract.chat_template import ChatTemplate, TemplateProblem
+from finetune_operator.times import TRIAL_CPU_SECONDS, TRIAL_WALL_SECONDS
 
-CPU_SECONDS, MAX_MEMORY_BYTES = 2, 1024**3
+MAX_MEMORY_BYTES = 1024**3
 _NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-WALL_SECONDS = 60.0  # of a busy machine
 _OUT_OF_MEMORY = 3
 _OUT_OF_BOUNDS = {_OUT_OF_MEMORY, -signal.SIGXCPU, -signal.SIGKILL}
 
 
-def try_template(text: str, *, wall_seconds: float = WALL_SECONDS) -> str | None:
+def try_template(text: str, *, wall_seconds: float = TRIAL_WALL_SECONDS) -> str | None:
     """What is wrong with it, or None; None too when this machine is too busy to tell."""
     command = [sys.executable, "-P", "-m", "finetune_operator.api.template_trial"]
     try:
@@ -28,7 +28,7 @@ def try_template(text: str, *, wall_seconds: float = WALL_SECONDS) -> str | None
     said = tried.stdout.decode(errors="replace").strip()
     if tried.returncode not in _OUT_OF_BOUNDS:
         return said or None
-    return f"takes more than {CPU_SECONDS} s or {MAX_MEMORY_BYTES // 1024**2} MiB for four short messages"
+    return f"takes more than {TRIAL_CPU_SECONDS} s or {MAX_MEMORY_BYTES // 1024**2} MiB for four short messages"
 
 
 def fault_of(text: str) -> str | None:
@@ -45,7 +45,7 @@ def fault_of(text: str) -> str | None:
 def main() -> int:
     """Bounded from here on."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = CPU_SECONDS + math.ceil(used.ru_utime + used.ru_stime)
+    seconds = TRIAL_CPU_SECONDS + math.ceil(used.ru_utime + used.ru_stime)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -10,13 +10,12 @@ from aiohttp import WSCloseCode, web
 
 from finetune_contract.messages import Commit, Exit, Inspect, Probe, Start, Stop, render_message
 from finetune_operator.coordinator.door import Guest
+from finetune_operator.times import REPEAT_ORDER_SECONDS, SEND_SECONDS
 
 log = logging.getLogger(__name__)
 Order = Start | Stop | Commit | Probe | Inspect | Exit
 
-_SEND_SECONDS = 10.0
 _MAX_WAITING_ORDERS = 64
-_REPEAT_AFTER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class Connection:
         while not self.socket.closed:
             order = await self._orders.get()
             try:
-                async with asyncio.timeout(_SEND_SECONDS):
+                async with asyncio.timeout(SEND_SECONDS):
                     await self.socket.send_str(render_message(order))
             except (TimeoutError, ConnectionError):
                 await self.close("orders are not taken")
@@ -69,7 +68,7 @@ class Connection:
 
     async def close(self, why: str) -> None:
         try:
-            async with asyncio.timeout(_SEND_SECONDS):
+            async with asyncio.timeout(SEND_SECONDS):
                 await self.socket.close(code=WSCloseCode.GOING_AWAY, message=why.encode())
         except (TimeoutError, ConnectionError):
             log.debug("a channel did not close in time")
@@ -78,7 +77,7 @@ class Connection:
         if not isinstance(order, (Start, Stop, Exit)):
             return False
         before = self._sent_at.get(type(order))
-        if before is not None and before[0] == order and now - before[1] < _REPEAT_AFTER:
+        if before is not None and before[0] == order and now - before[1] < timedelta(seconds=REPEAT_ORDER_SECONDS):
             return True
         self._sent_at[type(order)] = (order, now)
         return False

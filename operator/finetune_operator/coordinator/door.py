@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from finetune_operator.coordinator.pace import Bucket
+from finetune_operator.times import GREET_SECONDS, OUT_OF_DESCRIPTORS_SECONDS
 
 log = logging.getLogger(__name__)
 _TLS_READ_BYTES = 32 * 1024  # asyncio reserves 256 KiB for each connection; a record of TLS has 16 KiB
 _BACKLOG = 1024
 _SPARE_DESCRIPTORS = 256  # for the API server, files and the webhook
-_OUT_OF_DESCRIPTORS_SECONDS = 0.5
 _CALLS_A_SECOND, _CALLS_AT_ONCE = 50.0, 500.0  # of one address: a handshake costs about 2 ms
 _MOST_REMEMBERED = 4096  # addresses
 
@@ -36,7 +36,7 @@ class DoorLimits:
     of_address: int = 5500  # many nodes may stand behind one address
     waiting: int = 512
     waiting_of_address: int = 64
-    greet_seconds: float = 10.0
+    greet_seconds: float = GREET_SECONDS
 
 
 DOOR_LIMITS = DoorLimits()
@@ -139,7 +139,7 @@ class Door:
                 connection, peer = await loop.sock_accept(listener)
             except OSError as error:
                 log.warning("no connection can be accepted: %s", error)
-                await asyncio.sleep(_OUT_OF_DESCRIPTORS_SECONDS)
+                await asyncio.sleep(OUT_OF_DESCRIPTORS_SECONDS)
                 continue
             address = str(peer[0]).removeprefix("::ffff:")
             if self._has_room(address, loop.time()):

@@ -1,11 +1,12 @@
 """How much one member may say, and what it may cause: budgets that fill up with time. Pure: moments are arguments, in seconds."""
 
+from finetune_operator.times import FLOOD_PATIENCE_SECONDS
+
 _MESSAGES_A_SECOND, _MESSAGES_AT_ONCE = 20.0, 100.0
 _BYTES_A_SECOND, _BYTES_AT_ONCE = 64 * 1024.0, 256 * 1024.0
 _WAKES_A_SECOND, _WAKES_AT_ONCE = 1.0, 20.0
 _LINES_A_SECOND, _LINES_AT_ONCE = 0.1, 5.0
 _TAKEOVERS_A_SECOND, _TAKEOVERS_AT_ONCE = 1 / 60, 5.0
-_PATIENCE_SECONDS = 10.0  # a member that says too much all this time is disconnected
 
 
 class Bucket:
@@ -73,4 +74,4 @@ class MemberPace:
         return wait
 
     def is_out_of_patience(self, now: float) -> bool:
-        return self._slowed_since is not None and now - self._slowed_since > _PATIENCE_SECONDS
+        return self._slowed_since is not None and now - self._slowed_since > FLOOD_PATIENCE_SECONDS

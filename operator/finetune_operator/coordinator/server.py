@@ -23,14 +23,13 @@ from finetune_operator.coordinator.sessions import SessionTable
 from finetune_operator.coordinator.wakes import StorageGate, Wakes
 from finetune_operator.decide.observed import Session
 from finetune_operator.reconcile.ports import Clock
+from finetune_operator.times import LONGEST_SLOWING_SECONDS, PING_SECONDS
 
 __all__ = ["CHANNEL_PATH", "Authenticate", "Coordinator", "MemberIdentity", "TokenRefused", "heartbeat_seconds"]
 log = logging.getLogger(__name__)
 
 CHANNEL_PATH = "/channel"
-_HEARTBEAT_SECONDS = 1.2  # a member that is cut off is silent for 1.8 s at most before its peers are asked
 _MOST_AT_FULL_PACE = 1000  # connections; more of them share the pace, so that heartbeats cost the same at any number
-_LONGEST_PAUSE_SECONDS = 0.25  # at once, so that a member that is slowed still answers pings
 
 
 class TokenRefused(Exception):
@@ -42,7 +41,7 @@ Authenticate = Callable[[str], Awaitable[MemberIdentity]]  # raises TokenRefused
 
 def heartbeat_seconds(num_connected: int) -> float:
     """Pace of the pings of one more connection; an answer may take half of it."""
-    return _HEARTBEAT_SECONDS * max(1.0, num_connected / _MOST_AT_FULL_PACE)
+    return PING_SECONDS * max(1.0, num_connected / _MOST_AT_FULL_PACE)
 
 
 class Coordinator:
@@ -221,7 +220,7 @@ class Coordinator:
                 self._receive(identity, frame.data, pace)
             elif frame.type is WSMsgType.PING:
                 await connection.socket.pong(frame.data)
-            await asyncio.sleep(min(wait, _LONGEST_PAUSE_SECONDS))
+            await asyncio.sleep(min(wait, LONGEST_SLOWING_SECONDS))
 
     def _receive(self, identity: MemberIdentity, frame: str, pace: MemberPace) -> None:
         uid, job_uid = identity.member_uid, identity.job_uid

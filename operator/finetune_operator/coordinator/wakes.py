@@ -4,9 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from finetune_contract.messages import StorageState
-
-_CALM_SECONDS = 1.0  # progress and warnings of one job wake it at most so often
-_STORAGE_SECONDS = 5.0  # between two states of the store that one member tells
+from finetune_operator.times import STORAGE_TOLD_SECONDS, WAKE_CALM_SECONDS
 
 
 class Wakes:
@@ -29,7 +27,7 @@ class Wakes:
         if job_uid in self._timers:
             return
         loop = asyncio.get_running_loop()
-        due = self._woken_at.get(job_uid, float("-inf")) + _CALM_SECONDS
+        due = self._woken_at.get(job_uid, float("-inf")) + WAKE_CALM_SECONDS
         if due <= loop.time():
             self.now(job_uid)
         else:
@@ -59,7 +57,7 @@ class StorageGate:
         if self._timer is not None:
             self._waiting = state
         elif loop.time() >= self._next_at:
-            self._next_at = loop.time() + _STORAGE_SECONDS
+            self._next_at = loop.time() + STORAGE_TOLD_SECONDS
             self._hear(state)
         else:
             self._waiting = state

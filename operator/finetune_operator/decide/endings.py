@@ -9,14 +9,12 @@ from finetune_operator.api.status import OutputEntry
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.answer import Answer, Phase, Verdict, delete_pod
 from finetune_operator.decide.decision import Event, SendOrder
-from finetune_operator.decide.formation import BETTER_EVIDENCE_SECONDS
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.observed import PodPhase
 from finetune_operator.decide.output import published_output
 from finetune_operator.decide.remedy import remedy_for, remedy_outside
 from finetune_operator.decide.trouble import Trouble, is_silent_end, trouble_of, trouble_outside
-
-EXIT_SECONDS = 30.0  # an ended job's members have so long to end by themselves
+from finetune_operator.times import BETTER_EVIDENCE_SECONDS, EXIT_SECONDS
 
 
 def keep_an_ended_job_ended(gang: Gang) -> Answer | None:

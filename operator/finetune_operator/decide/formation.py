@@ -16,9 +16,7 @@ from finetune_operator.decide.gang import PAST_FIRST_STEP, Gang, Member
 from finetune_operator.decide.remedy import made_progress, remedy_for
 from finetune_operator.decide.resume import next_crew, next_number, resume_point, seconds_until_smaller
 from finetune_operator.decide.trouble import Trouble, told_to_end, trouble_of
-
-SAVING_SECONDS = 0.5  # between two looks at a commit that is on its way
-BETTER_EVIDENCE_SECONDS = 1.0  # after a victim's report: time for the report of its cause
+from finetune_operator.times import BETTER_EVIDENCE_SECONDS, INSPECT_SECONDS, LOOK_AT_COMMIT_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +113,11 @@ def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: Formatio
     saver = None if entry is None else _saver_of_the_last_state(gang, entry, crew)
     if saver is not None and entry is not None:
         answer = answer if entry.is_over else stop_a_formation_that_lost_a_member(gang, answer, told_to_end(saver))
-        return replace(answer, look_again_seconds=SAVING_SECONDS)
+        return replace(answer, look_again_seconds=LOOK_AT_COMMIT_SECONDS)
     if any(recoveries.has_a_bad_device(answer.status, member.name) for member in crew):
         return answer  # it is replaced first
     if recoveries.is_inspected(answer.status, gang.now):
-        return replace(answer, look_again_seconds=recoveries.INSPECT_SECONDS)
+        return replace(answer, look_again_seconds=INSPECT_SECONDS)
     known = None if entry is None else recoveries.of_formation(answer.status, entry.number)
     if known is not None and known.failure_class == FailureClass.INFRASTRUCTURE and entry is not None and entry.over_at is not None:
         trouble = trouble_of(gang)

@@ -25,10 +25,9 @@ from finetune_operator.decide.trouble import (
     trouble_outside,
     unprepared,
 )
+from finetune_operator.times import MAX_REFUSED_BACKOFF_SECONDS, MAX_SILENT_BACKOFF_SECONDS
 
 KEPT_FAILED_PODS = 3
-MAX_SILENT_BACKOFF_SECONDS = 60
-MAX_REFUSED_BACKOFF_SECONDS = 60
 
 
 def keep_members(gang: Gang, status: JobStatus) -> MembersAnswer:

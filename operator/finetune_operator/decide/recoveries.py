@@ -6,10 +6,10 @@ from finetune_contract.failures import DEVICE_ERROR, PEER_LOST, FailureClass
 from finetune_operator.api.status import FormationEntry, JobStatus, Recovery
 from finetune_operator.decide.gang import WORKING, Gang, Member
 from finetune_operator.decide.trouble import Trouble
+from finetune_operator.times import INSPECT_SECONDS
 
 KEPT = 10
 DEVICE_ERRORS = 2  # in a row
-INSPECT_SECONDS = 0.5
 
 
 def of_formation(status: JobStatus, number: int) -> Recovery | None:

@@ -18,8 +18,8 @@ from finetune_operator.decide.goodput import advance
 from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE
 from finetune_operator.decide.output import refused_outputs
 from finetune_operator.decide.stragglers import straggler_of, straggler_warning
+from finetune_operator.times import STATUS_PROGRESS_SECONDS
 
-PROGRESS_SECONDS = 15.0
 MAX_OF_A_KIND = 4
 
 
@@ -123,7 +123,7 @@ def _seconds_until_due(gang: Gang, old: JobStatus, new: JobStatus) -> float | No
     written += [] if old.last_commit is None else [old.last_commit.at]
     if not written:
         return None
-    left = PROGRESS_SECONDS - (gang.now - max(written)).total_seconds()
+    left = STATUS_PROGRESS_SECONDS - (gang.now - max(written)).total_seconds()
     return left if left > 0 else None
 
 

@@ -17,10 +17,7 @@ from finetune_operator.decide.observed import PodPhase
 from finetune_operator.decide.orders import orders_of_formation, probes
 from finetune_operator.decide.spares import fill_places_from_spares, keep_spares
 from finetune_operator.decide.trouble import seconds_until_unreachable
-
-SILENT_SECONDS = 60.0
-PROBE_SECONDS = 1.0
-WATCH_SECONDS = 5.0  # a deadline may pass without anything that happens
+from finetune_operator.times import PROBE_SECONDS, SILENT_SECONDS, WATCH_SECONDS
 
 _PHASE_OF = {MemberPhase.EVALUATING: Phase.EVALUATING, MemberPhase.EXPORTING: Phase.EXPORTING}
 

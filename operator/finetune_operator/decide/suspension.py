@@ -7,8 +7,8 @@ from finetune_operator.api.status import Placement
 from finetune_operator.decide.answer import Answer, Phase, delete_pod
 from finetune_operator.decide.decision import Event, SendOrder
 from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.times import SUSPEND_SAVE_SECONDS
 
-SAVE_SECONDS = 60.0
 _WHY = "the job is suspended"
 
 
@@ -17,7 +17,7 @@ def suspend_a_suspended_job(gang: Gang) -> Answer | None:
     if not gang.job.spec.suspend:
         return None
     since = _saving_since(gang) or gang.now
-    seconds_left = SAVE_SECONDS - (gang.now - since).total_seconds()
+    seconds_left = SUSPEND_SAVE_SECONDS - (gang.now - since).total_seconds()
     if gang.members and seconds_left > 0 and (_working(gang) or _unsaved_holder(gang) is not None or not gang.observed.is_judging):
         return _save(gang, seconds_left)
     return _free(gang)

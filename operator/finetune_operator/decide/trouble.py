@@ -7,12 +7,9 @@ from finetune_contract.failures import ExitCode, FailureClass, FailureReport, is
 from finetune_contract.messages import MemberPhase
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.observed import PodPhase, PodView, Session
+from finetune_operator.times import LEAVE_MARGIN_SECONDS, STALL_SECONDS, UNANNOUNCED_SECONDS, UNREACHABLE_SECONDS
 
-UNREACHABLE_SECONDS = 3.0
 STALL_STEPS = 3
-STALL_SECONDS = 30.0  # a busy machine must not look like a hang; agents see a silent worker earlier by its beat
-UNANNOUNCED_SECONDS = 10.0  # what a member has that was told to end and whose pod nobody deleted: its node shuts down
-LEAVE_MARGIN_SECONDS = 3.0  # a formation is re-made so long before its leaving member ends
 
 FINISHED_BEFORE = "it had finished when the formation was ordered"
 

@@ -13,11 +13,9 @@ from finetune_operator.kube.client import ApiClient, ApiError, Unreachable
 from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.reconcile.ports import Clock
 from finetune_operator.settings import Settings
+from finetune_operator.times import CARETAKER_RETRY_SECONDS, CERTIFICATE_CHECK_SECONDS, SWEEP_SECONDS
 
 log = logging.getLogger(__name__)
-_SWEEP_SECONDS = 600.0
-_CERTIFICATE_SECONDS = 600.0
-_RETRY_SECONDS = 5.0
 
 
 async def until_done(what: str, action: Callable[[], Awaitable[None]]) -> None:
@@ -27,7 +25,7 @@ async def until_done(what: str, action: Callable[[], Awaitable[None]]) -> None:
             await action()
         except (ApiError, Unreachable, OSError) as error:
             log.warning("%s: %s; trying again", what, error)
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(CARETAKER_RETRY_SECONDS)
         else:
             return
 
@@ -77,7 +75,7 @@ class Certificates:
         """For ever; `refresh_channels` rewrites the bundle that members read."""
         while True:
             await self.publish()
-            await asyncio.sleep(_CERTIFICATE_SECONDS)
+            await asyncio.sleep(CERTIFICATE_CHECK_SECONDS)
             await until_done("certificate authority", self.refresh)
             try:
                 await refresh_channels()
@@ -107,7 +105,7 @@ class Sweeper:
         """For ever, with jitter."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_SWEEP_SECONDS * self._random.uniform(0.9, 1.1)):
+                async with asyncio.timeout(SWEEP_SECONDS * self._random.uniform(0.9, 1.1)):
                     await self._asked.wait()
             self._asked.clear()
             await self.sweep()

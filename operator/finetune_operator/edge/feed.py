@@ -16,11 +16,10 @@ import kopf
 
 from finetune_operator.api.job import GROUP, PLURAL, VERSION
 from finetune_operator.kube.credentials import Credentials
+from finetune_operator.times import FEED_RESTART_SECONDS, FEED_STREAM_SECONDS
 
 log = logging.getLogger(__name__)
 HANDLER_ID = "validate-finetunejob"  # the path in the ValidatingWebhookConfiguration
-_RESTART_SECONDS = 2.0
-_STREAM_SECONDS = 45
 
 JsonObject = dict[str, Any]
 OnEvent = Callable[[str | None, JsonObject], None]
@@ -112,7 +111,7 @@ class JobFeed:
                 asyncio.run(self._run_once(caller, server))
             except Exception:  # the border that must not die: kopf ends on watch errors that we outlive
                 log.warning("kopf ended and is started again", exc_info=True)
-            self._stopping.wait(_RESTART_SECONDS)
+            self._stopping.wait(FEED_RESTART_SECONDS)
 
     async def _run_once(self, caller: asyncio.AbstractEventLoop, server: "_WebhookServer") -> None:
         flag = asyncio.Event()
@@ -163,9 +162,9 @@ def _kopf_settings(server: _WebhookServer) -> kopf.OperatorSettings:
     settings.networking.enforce_retry_after = True
     settings.networking.error_backoffs = (0.5, 1, 2, 3, 5, 5, 5, 5, 5)  # then kopf ends, and we start it again
     settings.queueing.idle_timeout = 2
-    settings.watching.server_timeout = _STREAM_SECONDS
+    settings.watching.server_timeout = FEED_STREAM_SECONDS
     settings.watching.client_timeout = settings.watching.inactivity_timeout = (
-        _STREAM_SECONDS + 5
+        FEED_STREAM_SECONDS + 5
     )  # a stream that is still open is half-open
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()

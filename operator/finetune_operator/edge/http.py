@@ -13,11 +13,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-_FRESH_SECONDS = 1.0
+from finetune_operator.times import HTTP_READ_SECONDS, METRICS_FRESH_SECONDS
+
 _RENDER_SHARE = 0.1  # of one core
 _MAX_READERS = 16
 _MAX_WAITING = 48
-_READ_SECONDS = 10.0
 _CHUNK_BYTES = 64 * 1024
 _COMPRESSION = 3
 
@@ -38,7 +38,7 @@ class Page:
                 started = self._clock()
                 self._plain, self._zipped = await asyncio.to_thread(self._render)
                 ended = self._clock()
-                self._fresh_until = ended + max(_FRESH_SECONDS, (ended - started) / _RENDER_SHARE)
+                self._fresh_until = ended + max(METRICS_FRESH_SECONDS, (ended - started) / _RENDER_SHARE)
         return self._zipped if is_zipped else self._plain
 
     def _render(self) -> tuple[bytes, bytes]:
@@ -75,7 +75,7 @@ class HttpServer:
             return web.Response(status=503, headers={"Retry-After": "1"}, text="too many read the metrics at once\n")
         self._num_readers += 1
         try:
-            async with asyncio.timeout(_READ_SECONDS), self._slots:
+            async with asyncio.timeout(HTTP_READ_SECONDS), self._slots:
                 return await self._send_page(request)
         except TimeoutError:
             if request.transport is not None:

@@ -18,11 +18,9 @@ from finetune_operator.kube.client import ApiClient, ApiError, Unreachable
 from finetune_operator.kube.endpoints import publish_leader
 from finetune_operator.kube.lease import Leadership
 from finetune_operator.settings import Settings
+from finetune_operator.times import LEADING_MAX_RETRY_SECONDS, LEADING_RETRY_SECONDS, PUBLISH_AGAIN_SECONDS
 
 log = logging.getLogger(__name__)
-_PUBLISH_AGAIN_SECONDS = 60.0
-_RETRY_SECONDS = 2.0
-_MAX_RETRY_SECONDS = 60.0
 
 
 class Leader:
@@ -45,7 +43,7 @@ class Leader:
         self._term = 0
         self._is_open = False
         self._published_at = float("-inf")
-        self._retry_seconds = _RETRY_SECONDS
+        self._retry_seconds = LEADING_RETRY_SECONDS
         self._passes: asyncio.Task[None] | None = None
 
     def become(self, leadership: Leadership, term: int) -> None:
@@ -104,7 +102,7 @@ class Leader:
         """Somebody may delete the EndpointSlice, or the API server may have been away when it was written."""
         loop = asyncio.get_running_loop()
         while True:
-            is_due = loop.time() - self._published_at > _PUBLISH_AGAIN_SECONDS
+            is_due = loop.time() - self._published_at > PUBLISH_AGAIN_SECONDS
             if is_due and self._is_open and self._wanted is Leadership.LEADING:
                 await self._publish(self._settings.pod_ip)
             await asyncio.sleep(self._retry_seconds)
@@ -113,7 +111,7 @@ class Leader:
         settings = self._settings
         try:
             await publish_leader(self._client, settings.namespace, settings.channel_service, pod_ip, settings.channel_port)
-            self._published_at, self._retry_seconds = asyncio.get_running_loop().time(), _RETRY_SECONDS
+            self._published_at, self._retry_seconds = asyncio.get_running_loop().time(), LEADING_RETRY_SECONDS
         except (ApiError, Unreachable) as error:
-            self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
+            self._retry_seconds = min(2 * self._retry_seconds, LEADING_MAX_RETRY_SECONDS)
             log.warning("the channel's Service could not be pointed here: %s", error)

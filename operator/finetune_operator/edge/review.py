@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from finetune_operator.api import rules
 from finetune_operator.api.job import FineTuneJob
+from finetune_operator.times import REVIEW_TRIAL_SECONDS, REVIEW_WAIT_SECONDS
 
 MAX_ERRORS = 20  # of one answer
-TRIAL_SECONDS = 2.5  # the API server waits for 5
 _one_trial = threading.Lock()  # whoever sends many templates does not take the machine from the others
 
 
@@ -29,11 +29,11 @@ def review(body: Any, old: Any) -> tuple[str | None, tuple[str, ...]]:
 def _template_fault(job: FineTuneJob) -> str | None:
     """None too while another template is tried for longer than this answer may wait: the members try it again."""
     text = job.spec.training.chat_template
-    if text is None or not _one_trial.acquire(timeout=1.0):
+    if text is None or not _one_trial.acquire(timeout=REVIEW_WAIT_SECONDS):
         return None
     from finetune_operator.api.template_trial import try_template
 
     try:
-        return try_template(text, wall_seconds=TRIAL_SECONDS)
+        return try_template(text, wall_seconds=REVIEW_TRIAL_SECONDS)
     finally:
         _one_trial.release()

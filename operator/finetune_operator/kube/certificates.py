@@ -18,12 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from finetune_operator.kube.client import ApiClient, ApiError, JsonObject
 from finetune_operator.kube.shape import entries, section, text
+from finetune_operator.times import CA_DAYS, PREPARE_CA_DAYS, PROMOTE_CA_DAYS, RENEW_SERVING_DAYS, SERVING_DAYS
 
-CA_DAYS = 3650
-SERVING_DAYS = 365
-_PREPARE_DAYS = 365  # before the end, the next authority is made
-_PROMOTE_DAYS = 335  # before the end, the next authority starts to sign
-_RENEW_SERVING_DAYS = 120
 _MAX_TRIES = 5
 
 
@@ -58,9 +54,9 @@ def rotate(authority: Authority | None, now: datetime) -> Authority:
     if authority is None or authority.current.not_after <= now:
         return Authority(current=make_authority(now), retired=None)
     left = authority.current.not_after - now
-    if authority.following is None and left < timedelta(days=_PREPARE_DAYS):
+    if authority.following is None and left < timedelta(days=PREPARE_CA_DAYS):
         return Authority(current=authority.current, following=make_authority(now), retired=authority.retired)
-    if authority.following is not None and left < timedelta(days=_PROMOTE_DAYS):
+    if authority.following is not None and left < timedelta(days=PROMOTE_CA_DAYS):
         return Authority(current=authority.following, retired=authority.current.certificate)
     return authority
 
@@ -103,7 +99,7 @@ def make_serving(authority: KeyPair, dns_names: tuple[str, ...], now: datetime) 
 
 
 def is_renewal_due(serving: KeyPair, now: datetime) -> bool:
-    return serving.not_after - now < timedelta(days=_RENEW_SERVING_DAYS)
+    return serving.not_after - now < timedelta(days=RENEW_SERVING_DAYS)
 
 
 def service_names(service: str, namespace: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from finetune_operator.kube.credentials import Credentials
 from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import Lane, Pace, Turns, lane_of, payer_of
 from finetune_operator.reconcile.ports import Unavailable
+from finetune_operator.times import CALL_SECONDS, MAX_RETRY_AFTER_SECONDS, OWN_TOKEN_LIFE_SECONDS
 
 JsonObject = dict[str, Any]
 
@@ -26,8 +27,6 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 
 _PAGE_SIZE = 500
 _MAX_THROTTLED_TRIES = 4
-_MAX_RETRY_AFTER_SECONDS = 10.0
-_TOKEN_LIFE_SECONDS = 60.0
 _WRITES_A_SECOND = 50
 _BURST = 100
 _MAX_CAUSES = 32
@@ -58,7 +57,7 @@ class Unreachable(Unavailable):
 class ApiClient:
     """One connection pool to one API server; `close` ends it."""
 
-    def __init__(self, credentials: Credentials, *, timeout_seconds: float = 10.0, meters: Meters | None = None) -> None:
+    def __init__(self, credentials: Credentials, *, timeout_seconds: float = CALL_SECONDS, meters: Meters | None = None) -> None:
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
@@ -176,7 +175,7 @@ class ApiClient:
     def token(self) -> str | None:
         """Our own, read again for every minute of use."""
         read_at, token = self._token
-        if time.monotonic() - read_at > _TOKEN_LIFE_SECONDS:
+        if time.monotonic() - read_at > OWN_TOKEN_LIFE_SECONDS:
             token = self._credentials.read_token()
             self._token = (time.monotonic(), token)
         return token
@@ -252,4 +251,4 @@ def _fields_of(details: object) -> tuple[str, ...]:
 def _retry_seconds(header: str | None) -> float:
     """Seconds as digits; a date, or nonsense, counts as one second."""
     is_number = header is not None and header.isascii() and header.isdigit() and len(header) < 10
-    return min(float(header or 0), _MAX_RETRY_AFTER_SECONDS) if is_number else 1.0
+    return min(float(header or 0), MAX_RETRY_AFTER_SECONDS) if is_number else 1.0

@@ -12,9 +12,9 @@ from finetune_operator.api.job import LABEL_JOB, LABEL_JOB_UID, FineTuneJob
 from finetune_operator.kube.client import MERGE_PATCH, ApiClient, ApiError, JsonObject
 from finetune_operator.kube.pods import CONFIG_KEY, channel_map_name, config_map_name, owner_reference
 from finetune_operator.kube.shape import entries, section, text
+from finetune_operator.times import CONFIGMAP_CHECK_SECONDS
 
 log = logging.getLogger(__name__)
-_CHECK_SECONDS = 5.0
 
 
 class NameTakenByOther(Exception):
@@ -50,7 +50,7 @@ class JobConfigMaps:
         """Both exist, are ours and name the present authority and URL. Raises NameTakenByOther, ApiError and Unreachable."""
         uid, bundle = job.metadata.uid, self._ca_bundle()
         known = self._checked.get(uid)
-        if known is not None and known[0] == bundle and time.monotonic() - known[1] < _CHECK_SECONDS:
+        if known is not None and known[0] == bundle and time.monotonic() - known[1] < CONFIGMAP_CHECK_SECONDS:
             return
         await self._make(job, render_config_map(job, self._render(job)))
         await self._make(job, render_channel_map(job, self._url, bundle))

@@ -18,6 +18,7 @@ from finetune_operator.kube.client import MERGE_PATCH, ApiClient, ApiError, Json
 from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import Pace
 from finetune_operator.reconcile.ports import Clock
+from finetune_operator.times import EVENT_SERIES_SECONDS
 
 log = logging.getLogger(__name__)
 REPORTER = "finetune.dev/operator"
@@ -25,7 +26,6 @@ _MAX_WAITING = 100  # in one namespace
 _MAX_PACES = 5000
 _MAX_SERIES = 5000
 _MAX_NOTE_BYTES = 1000
-_SERIES_SECONDS = 600.0
 _OF_A_JOB = (0.1, 25)  # a second, and at once
 _OF_A_NAMESPACE = (1.0, 100)
 
@@ -118,7 +118,7 @@ class EventRecorder:
         path = f"/apis/events.k8s.io/v1/namespaces/{job.metadata.namespace}/events"
         key = (job.metadata.uid, event)
         series = self._series.pop(key, None)
-        if series is not None and (at - series.last_at).total_seconds() < _SERIES_SECONDS:
+        if series is not None and (at - series.last_at).total_seconds() < EVENT_SERIES_SECONDS:
             series.count, series.last_at = series.count + waiting.count, at
             self._series[key] = series
             try:

@@ -15,14 +15,16 @@ from typing import Generic, Protocol, TypeVar
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.client import ApiClient, ApiError, JsonObject, Unreachable
 from finetune_operator.kube.shape import Unreadable, section, text
+from finetune_operator.times import (
+    HEALTHY_STREAM_SECONDS,
+    LATE_STREAM_SECONDS,
+    LEAST_STREAM_SECONDS,
+    MOST_STREAM_SECONDS,
+    WATCH_MAX_BACKOFF_SECONDS,
+)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_MAX_BACKOFF_SECONDS = 30.0
-# A stream is asked to end within a minute, and one that is still open after that is half-open: no silence lasts longer.
-_LEAST_STREAM_SECONDS, _MOST_STREAM_SECONDS = 40, 50
-_LATE_SECONDS = 5.0
-_HEALTHY_SECONDS = 5.0  # a stream that lasts as long has not failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class Informer(Generic[T]):
                     self._version = await self._list()
                 await self._watch(self._version)
                 await self._look_for_unwatched()
-                has_failed = time.monotonic() - began < _HEALTHY_SECONDS
+                has_failed = time.monotonic() - began < HEALTHY_STREAM_SECONDS
             except Unreachable as error:
                 has_failed = True
                 log.warning("%s", error)
@@ -101,7 +103,7 @@ class Informer(Generic[T]):
                 has_failed, self._version = True, None
                 log.exception("watch of %s ended", self._source.path)
                 self._strangers.record_unreadable(self._source.resource)
-            is_in_a_row = has_failed and time.monotonic() - began < _HEALTHY_SECONDS
+            is_in_a_row = has_failed and time.monotonic() - began < HEALTHY_STREAM_SECONDS
             self._num_failures = self._num_failures + 1 if is_in_a_row else int(has_failed)
             if self._num_failures > 1:
                 await asyncio.sleep(self._backoff_seconds())
@@ -122,8 +124,8 @@ class Informer(Generic[T]):
     async def _watch(self, version: str) -> None:
         """Follow one stream to its end; every event moves the version to go on from."""
         query = {"labelSelector": self._source.label_selector, "resourceVersion": version}
-        seconds = self._random.randint(_LEAST_STREAM_SECONDS, _MOST_STREAM_SECONDS)
-        stream = self._client.watch(self._source.path, query, server_seconds=seconds, inactivity_seconds=seconds + _LATE_SECONDS)
+        seconds = self._random.randint(LEAST_STREAM_SECONDS, MOST_STREAM_SECONDS)
+        stream = self._client.watch(self._source.path, query, server_seconds=seconds, inactivity_seconds=seconds + LATE_STREAM_SECONDS)
         async for kind, item in stream:
             if kind == "DELETED":
                 await self._delete(item)
@@ -188,4 +190,4 @@ class Informer(Generic[T]):
         return found if text(section(found, "metadata"), "uid") == uid else None
 
     def _backoff_seconds(self) -> float:
-        return float(min(_MAX_BACKOFF_SECONDS, 2 ** min(self._num_failures - 2, 5)) * self._random.uniform(0.5, 1.0))
+        return float(min(WATCH_MAX_BACKOFF_SECONDS, 2 ** min(self._num_failures - 2, 5)) * self._random.uniform(0.5, 1.0))

@@ -32,11 +32,10 @@ from finetune_operator.kube.shape import section
 from finetune_operator.kube.status_writer import StatusWriter
 from finetune_operator.kube.versions import is_newer
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
+from finetune_operator.times import SEEN_BY_THE_FEED_SECONDS, TELL_UNREADABLE_AGAIN_SECONDS
 
 log = logging.getLogger(__name__)
 _MAX_TOMBSTONES = 20_000
-_TELL_AGAIN_SECONDS = 60.0
-_SEEN_BY_THE_FEED_SECONDS = 600.0  # nothing is asked for meanwhile: a change of the job comes by the feed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,18 +186,18 @@ class ClusterJobs:
         cached, now = self._cached.get(key), time.monotonic()
         if cached is None or not isinstance(cached.job, UnreadableJob):
             return None
-        left = self._told_at.get(cached.identity.uid, float("-inf")) + _TELL_AGAIN_SECONDS - now
+        left = self._told_at.get(cached.identity.uid, float("-inf")) + TELL_UNREADABLE_AGAIN_SECONDS - now
         if left > 0:
             return left
         patch = render_unreadable_patch(cached.job, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         if patch is None:
-            return _SEEN_BY_THE_FEED_SECONDS
+            return SEEN_BY_THE_FEED_SECONDS
         self._told_at[cached.identity.uid] = now
         try:
             self._remember(await self._client.request("PATCH", f"{_path(key)}/status", body=patch, content_type=MERGE_PATCH))
         except (ApiError, Unreachable) as error:
             log.warning("the status does not say that the job cannot be read: %s", error, extra={"namespace": key[0], "job": key[1]})
-        return _TELL_AGAIN_SECONDS
+        return TELL_UNREADABLE_AGAIN_SECONDS
 
     async def record(self, job: FineTuneJob, event: Event) -> None:
         self._recorder.record(job, event)

@@ -17,13 +17,9 @@ from typing import Any
 
 from finetune_operator.kube.client import ApiClient, ApiError, Unreachable
 from finetune_operator.kube.shape import section, text, whole
+from finetune_operator.times import LEASE_RETRY_SECONDS, LEASE_SECONDS, LEASE_TRY_SECONDS, MAX_FOREIGN_LEASE_SECONDS, RENEW_DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
-LEASE_SECONDS = 15
-RENEW_DEADLINE_SECONDS = 10.0
-RETRY_SECONDS = 2.0
-_TRY_SECONDS = 5.0
-_MAX_LEASE_SECONDS = 3600  # of a lease that somebody else wrote
 _MAX_TRANSITIONS = 2**31 - 1
 _TERMS_EPOCH_SECONDS = 1_577_836_800  # 2020-01-01
 
@@ -62,7 +58,7 @@ def parse_lease(lease: object, *, unchanged_seconds: float) -> LeaseView:
     return LeaseView(
         holder=text(spec, "holderIdentity"),
         transitions=transitions if transitions is not None and 0 <= transitions < _MAX_TRANSITIONS else 0,
-        duration_seconds=duration if duration is not None and 0 < duration <= _MAX_LEASE_SECONDS else LEASE_SECONDS,
+        duration_seconds=duration if duration is not None and 0 < duration <= MAX_FOREIGN_LEASE_SECONDS else LEASE_SECONDS,
         unchanged_seconds=unchanged_seconds,
     )
 
@@ -114,14 +110,14 @@ class Elector:
         """Try every two seconds, with jitter. A leader that could not renew for ten seconds is UNSURE in that very moment."""
         while True:
             try:
-                async with asyncio.timeout(min(_TRY_SECONDS, self._budget_seconds())):
+                async with asyncio.timeout(min(LEASE_TRY_SECONDS, self._budget_seconds())):
                     leads = await self._try_once()
                 self._become(Leadership.LEADING if leads else Leadership.STANDBY)
             except (ApiError, Unreachable, TimeoutError) as error:
                 log.warning("lease: %s", str(error) or "no answer in time")
                 if self.leadership is Leadership.LEADING and self._budget_seconds() <= 0:
                     self._become(Leadership.UNSURE)
-            await asyncio.sleep(min(RETRY_SECONDS * self._random.uniform(0.8, 1.0), self._budget_seconds()))
+            await asyncio.sleep(min(LEASE_RETRY_SECONDS * self._random.uniform(0.8, 1.0), self._budget_seconds()))
 
     def _budget_seconds(self) -> float:
         """How long a leader may go on without renewing; for everybody else there is no limit."""
@@ -159,7 +155,7 @@ class Elector:
 
     async def _read(self) -> LeaseView | None:
         try:
-            self._resource = await self._client.request("GET", f"{self._collection}/{self._name}", timeout_seconds=_TRY_SECONDS)
+            self._resource = await self._client.request("GET", f"{self._collection}/{self._name}", timeout_seconds=LEASE_TRY_SECONDS)
         except ApiError as error:
             if error.status != 404:
                 raise

@@ -9,6 +9,7 @@ from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, PVC_MOUNT_ROOT, Schem
 from finetune_operator.api.job import API_VERSION, KIND, LABEL_JOB, LABEL_JOB_UID, LABEL_SERIAL, FineTuneJob
 from finetune_operator.api.spec import PlacementSpec, ResourcesSpec
 from finetune_operator.kube.tokens import AUDIENCE
+from finetune_operator.times import MEMBER_TOKEN_SECONDS, NODE_LOSS_SECONDS
 
 JsonObject = dict[str, Any]
 
@@ -22,9 +23,7 @@ TOKEN_DIR = "/var/run/finetune"
 STATE_DIR = "/state"
 WORK_DIR = "/work"
 TERMINATION_LOG = "/dev/termination-log"
-NODE_LOSS_SECONDS = 60
 FS_GROUP = 1000
-_TOKEN_SECONDS = 3600
 
 
 def config_map_name(job: FineTuneJob) -> str:
@@ -171,7 +170,7 @@ def _config_maps(job: FineTuneJob) -> tuple[str, ...]:
 
 
 def _volumes(job: FineTuneJob, claims: dict[str, bool]) -> list[JsonObject]:
-    token = {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": "token"}}
+    token = {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": MEMBER_TOKEN_SECONDS, "path": "token"}}
     volumes: list[JsonObject] = [
         {"name": "config", "configMap": {"name": config_map_name(job)}},
         {"name": "channel", "configMap": {"name": channel_map_name(job)}},

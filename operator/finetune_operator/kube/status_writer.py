@@ -14,9 +14,9 @@ from typing import Any
 from finetune_operator.kube.client import MERGE_PATCH, ApiClient, ApiError, JsonObject
 from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import INTENT_FIELDS
+from finetune_operator.times import LEFT_OUT_SECONDS
 
 log = logging.getLogger(__name__)
-_LEFT_OUT_SECONDS = 60.0
 _MAX_TRIES = 4
 _MAX_JOBS = 10_000
 _MAX_DEPTH = 32
@@ -57,7 +57,7 @@ class StatusWriter:
 
     def _leave_out(self, uid: str, status: JsonObject, fields: tuple[Path, ...], why: str) -> JsonObject:
         for field in fields:
-            self._left_out.setdefault(uid, {})[field] = self._clock() + _LEFT_OUT_SECONDS
+            self._left_out.setdefault(uid, {})[field] = self._clock() + LEFT_OUT_SECONDS
             self._meters.record_dropped_field(field[0])
             log.warning("status.%s is left out for a minute: %s", ".".join(field), why[:300], extra={"job_uid": uid})
         if len(self._left_out) > _MAX_JOBS:

@@ -22,15 +22,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from finetune_operator.kube.client import ApiClient, ApiError, Unreachable
 from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import Pace
+from finetune_operator.times import CLOCK_LEEWAY_SECONDS, KEYS_LIFE_SECONDS, KEYS_REFRESH_SECONDS, REFUSED_TOKEN_SECONDS
 
 AUDIENCE = "finetune-channel"
-_LEEWAY_SECONDS = 10
-_KEYS_LIFE_SECONDS = 3600.0
-_REFRESH_SECONDS = 10.0
 _REVIEWS_A_SECOND = 5
 _MAX_WAITING_REVIEWS = 15  # the last of them waits for three seconds
 _MAX_REFUSED = 4096
-_REFUSED_SECONDS = 60.0
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
@@ -136,9 +133,9 @@ def _verify_claims(claims: dict[str, Any], now_seconds: float) -> PodIdentity:
     if AUDIENCE not in (audience if isinstance(audience, list) else [audience]):
         raise TokenInvalid(f"it is not for the audience {AUDIENCE}", why="claims")
     expires, valid_from = claims.get("exp"), claims.get("nbf", 0)
-    if not _is_moment(expires) or now_seconds > expires + _LEEWAY_SECONDS:
+    if not _is_moment(expires) or now_seconds > expires + CLOCK_LEEWAY_SECONDS:
         raise TokenInvalid("it is expired", why="claims")
-    if not _is_moment(valid_from) or now_seconds < valid_from - _LEEWAY_SECONDS:
+    if not _is_moment(valid_from) or now_seconds < valid_from - CLOCK_LEEWAY_SECONDS:
         raise TokenInvalid("it is not valid yet", why="claims")
     try:
         kubernetes = claims["kubernetes.io"]
@@ -188,12 +185,12 @@ class TokenVerifier:
             raise
 
     async def _identify(self, token: str) -> PodIdentity:
-        if self._clock() - self._read_at > _KEYS_LIFE_SECONDS:
-            await self._read_keys(_KEYS_LIFE_SECONDS)
+        if self._clock() - self._read_at > KEYS_LIFE_SECONDS:
+            await self._read_keys(KEYS_LIFE_SECONDS)
         try:
             return self._verify(token)
         except KeyUnknown:
-            await self._read_keys(_REFRESH_SECONDS)
+            await self._read_keys(KEYS_REFRESH_SECONDS)
         except IssuerUnknown:
             return await self._reviews.ask(token)
         try:
@@ -248,7 +245,7 @@ class Reviews:
             self._num_waiting -= 1
         identity = _parse_review(await self._post(token))
         if identity is None:
-            self._refused[digest] = self._clock() + _REFUSED_SECONDS
+            self._refused[digest] = self._clock() + REFUSED_TOKEN_SECONDS
             if len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
             raise TokenInvalid("the API server does not accept it", why="review")

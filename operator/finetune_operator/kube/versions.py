@@ -3,6 +3,6 @@
 
 def is_newer(version: str, than: str) -> bool:
     """True when `version` was written after `than`; an unreadable one counts as newer, so that news are never dropped."""
-    if version.isdigit() and than.isdigit():
+    if version.isascii() and version.isdigit() and than.isascii() and than.isdigit():
         return int(version) > int(than)
     return version != than

@@ -24,9 +24,9 @@ from finetune_operator.local.prepare import OtherRun, change_document, continue_
 from finetune_operator.local.screen import LiveScreen, PlainScreen, Screen, redraw, render_event
 from finetune_operator.local.summary import render_summary
 from finetune_operator.local.view import view_run
+from finetune_operator.times import INTERRUPT_SAVE_SECONDS
 
 COMPLETE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 130
-_SAVING_SECONDS = 20.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -134,7 +134,8 @@ async def _until_over(run: LocalRun, stops: "asyncio.Queue[signal.Signals]") -> 
     ending.cancel()
     sys.stderr.write("\nsaving; once more ends at once\n")
     run.suspend()
-    saved = asyncio.create_task(run.wait_until("the end of the members", lambda run: not run.members, deadline_seconds=_SAVING_SECONDS))
+    ended = run.wait_until("the end of the members", lambda run: not run.members, deadline_seconds=INTERRUPT_SAVE_SECONDS)
+    saved = asyncio.create_task(ended)
     second = asyncio.create_task(stops.get())
     await asyncio.wait((saved, second), return_when=asyncio.FIRST_COMPLETED)
     for task in (saved, second):

@@ -29,9 +29,8 @@ from finetune_operator.local.jobs import LocalJobs
 from finetune_operator.local.members import LocalMember, LocalMembers
 from finetune_operator.local.proc import worker_pids
 from finetune_operator.reconcile.passes import PassSettings, Reconciler
+from finetune_operator.times import FAREWELL_SECONDS, LOCAL_POLL_SECONDS
 
-_POLL_SECONDS = 0.02
-_FAREWELL_SECONDS = 10.0
 _Answer = TypeVar("_Answer")
 
 
@@ -153,7 +152,7 @@ class LocalRun:
                 self._passes.result()
             if clock() > deadline:
                 raise NotReached(f"{what} did not come within {deadline_seconds:.0f} s: {self._last_seen()}")
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(LOCAL_POLL_SECONDS)
 
     async def wait_end(self, *, deadline_seconds: float | None = None) -> JobStatus:
         """Until the job is Complete or Failed and its members are gone; the last status. Raises OSError if the folder takes no more."""
@@ -163,7 +162,7 @@ class LocalRun:
         if self.trouble is not None:
             raise self.trouble
         with contextlib.suppress(NotReached):
-            await self.wait_until("the end of its members", lambda run: not run.members, deadline_seconds=_FAREWELL_SECONDS)
+            await self.wait_until("the end of its members", lambda run: not run.members, deadline_seconds=FAREWELL_SECONDS)
         return self.status
 
     async def start(self) -> None:

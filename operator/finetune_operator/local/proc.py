@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_operator.times import PROCESS_POLL_SECONDS
+
 ZYGOTE_MODULE = "finetune_agent.zygote"
-_POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,5 +58,5 @@ def kill_all_in(folder: Path, *, deadline_seconds: float = 10.0) -> tuple[int, .
         for entry in entries:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(entry.pid, signal.SIGKILL)
-        time.sleep(_POLL_SECONDS)
+        time.sleep(PROCESS_POLL_SECONDS)
     return ()

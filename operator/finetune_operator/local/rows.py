@@ -19,6 +19,7 @@ from finetune_operator.api.job import KIND, FineTuneJob
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.rules import parse_job
 from finetune_operator.api.yaml_reader import Document
+from finetune_operator.local.arguments import whole_number
 
 SHOWN, FAILED, INVALID = 0, 1, 2
 _MAX_SHOWN = 1000
@@ -26,7 +27,7 @@ _MAX_SHOWN = 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="YAML with one FineTuneJob, and the ConfigMap of its rows if it has one")
-    parser.add_argument("--rows", type=_count, default=3, metavar="N", help="how many rows to show (default: 3)")
+    parser.add_argument("--rows", type=whole_number(0, _MAX_SHOWN), default=3, metavar="N", help="how many rows to show (default: 3)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="the model's folder on this machine, in place of spec.model.uri")
     parser.add_argument("--data", type=Path, metavar="PATH", help="the rows on this machine, in place of spec.dataset.uri")
     parser.add_argument("--plain", action="store_true", help="[[ ]] around what carries loss instead of colour")
@@ -111,9 +112,3 @@ def _kind(document: Document) -> Any:
 
 def _module(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", name, *map(str, arguments)]
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) > _MAX_SHOWN:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number up to {_MAX_SHOWN}")
-    return int(text)

@@ -7,10 +7,12 @@ import argparse
 import os
 from pathlib import Path
 
+from finetune_operator.local.arguments import whole_number
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="YAML with one FineTuneJob")
-    parser.add_argument("--members", type=_count, metavar="N", help="train with N members, whatever resources.nodes says")
+    parser.add_argument("--members", type=whole_number(1, 256), metavar="N", help="train with N members, whatever resources.nodes says")
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="put checkpoints and adapter into folders below DIR instead of their places"
     )
@@ -34,9 +36,3 @@ def run_from_arguments(arguments: argparse.Namespace) -> int:
         is_plain=arguments.plain,
     )
     return run_file(options, os.environ)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 256:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 1 to 256")
-    return int(text)

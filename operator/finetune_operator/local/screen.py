@@ -13,10 +13,9 @@ from rich.text import Text
 
 from finetune_operator.decide.decision import Event
 from finetune_operator.local.view import RunView, render_line, render_seconds
+from finetune_operator.times import LINE_EVERY_SECONDS, REDRAW_SECONDS
 
 _BAR_WIDTH = 24
-_REDRAW_SECONDS = 0.1
-_LINE_EVERY_SECONDS = 5.0
 _PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Training": "cyan"}
 
 
@@ -34,7 +33,7 @@ async def redraw(screen: Screen, look: Callable[[], RunView]) -> None:
     """Show what there is to see, again and again, until cancelled."""
     while True:
         screen.show(look())
-        await asyncio.sleep(_REDRAW_SECONDS)
+        await asyncio.sleep(REDRAW_SECONDS)
 
 
 def render_event(event: Event, at: datetime) -> str:
@@ -92,7 +91,7 @@ class PlainScreen:
         before, now = self._shown, self._clock()
         is_other_phase = before is None or before.phase != view.phase
         has_moved = before is None or (before.step, before.nodes) != (view.step, view.nodes)
-        if is_other_phase or (has_moved and now - self._shown_at >= _LINE_EVERY_SECONDS):
+        if is_other_phase or (has_moved and now - self._shown_at >= LINE_EVERY_SECONDS):
             self._write(render_line(view))
             self._shown, self._shown_at = view, now
 

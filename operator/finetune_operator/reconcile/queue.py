@@ -12,13 +12,10 @@ from itertools import count
 from random import Random
 
 from finetune_operator.reconcile.ports import Key
+from finetune_operator.times import PASS_FIRST_BACKOFF_SECONDS, PASS_MAX_BACKOFF_SECONDS, PASS_MAX_BROKEN_SECONDS, PASS_MAX_RESTLESS_SECONDS
 
-FIRST_BACKOFF_SECONDS = 0.05
-MAX_BACKOFF_SECONDS = 60.0
-MAX_BROKEN_SECONDS = 300.0
 BROKEN_AFTER = 3  # failures in a row that are no fault of the cluster
 RESTLESS_AFTER = 6  # passes in a row that asked for another one at once
-MAX_RESTLESS_SECONDS = 30.0
 
 
 class KeyedQueue:
@@ -64,13 +61,13 @@ class KeyedQueue:
         """Again after a back-off that doubles with every failure in a row; the fault is the cluster's, so news bring it back at once."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        self.add_after(key, self._backoff(failures, MAX_BACKOFF_SECONDS))
+        self.add_after(key, self._backoff(failures, PASS_MAX_BACKOFF_SECONDS))
 
     def add_broken(self, key: Key) -> int:
         """The same for a failure of the pass itself: from the third in a row on nothing brings it back earlier. How many there were."""
         broken = self._broken.get(key, 0) + 1
         self._broken[key] = broken
-        seconds = self._backoff(broken + 6 if broken >= BROKEN_AFTER else broken - 1, MAX_BROKEN_SECONDS)
+        seconds = self._backoff(broken + 6 if broken >= BROKEN_AFTER else broken - 1, PASS_MAX_BROKEN_SECONDS)
         if broken >= BROKEN_AFTER:
             self._hold(key, seconds)
         else:
@@ -86,7 +83,7 @@ class KeyedQueue:
         if restless < RESTLESS_AFTER:
             self.add_after(key, 0.0)
         else:
-            self._hold(key, self._backoff(restless - RESTLESS_AFTER, MAX_RESTLESS_SECONDS))
+            self._hold(key, self._backoff(restless - RESTLESS_AFTER, PASS_MAX_RESTLESS_SECONDS))
 
     def note_success(self, key: Key) -> None:
         """A pass came to rest: no back-off is left."""
@@ -153,7 +150,7 @@ class KeyedQueue:
         return len(self._waiting)
 
     def _backoff(self, failures: int, most: float) -> float:
-        seconds = min(FIRST_BACKOFF_SECONDS * 2 ** min(failures, 30), most)  # a float holds no 2**1024
+        seconds = min(PASS_FIRST_BACKOFF_SECONDS * 2 ** min(failures, 30), most)  # a float holds no 2**1024
         return float(seconds * (0.5 + self._random.random()))
 
     def _hold(self, key: Key, seconds: float) -> None:
