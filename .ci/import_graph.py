@@ -38,7 +38,8 @@ _LAYERS = (
     ("finetune_operator.job_values",),
     ("finetune_operator.reconcile",),
     ("finetune_operator.decide",),
-    ("finetune_operator.api", "finetune_operator.times"),
+    ("finetune_operator.api",),
+    ("finetune_operator.times",),
     ("finetune_contract",),
 )
 # What a process is told at its start: read where processes start, and handed down as values.

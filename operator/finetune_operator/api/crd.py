@@ -119,6 +119,11 @@ def _spec_rules() -> list[JsonObject]:
             "dataset",
             "evalUri and evalFraction exclude each other; keep one",
         ),
+        _rule(
+            "!has(self.dataset.columns) || self.dataset.format == 'auto'",
+            "dataset.columns",
+            "columns says the form of the rows, and so does format; leave one out",
+        ),
         _rule("self.output.uri != self.checkpoint.uri", "output.uri", "is the same place as spec.checkpoint.uri; choose another"),
         _rule(
             "!(has(self.storage.secretName) && has(self.storage.serviceAccountName))",

@@ -124,6 +124,11 @@ def eval_rows_come_from_one_place(spec: FineTuneJobSpec, _is_local: bool) -> Ite
         yield SpecError("spec.dataset", "evalUri and evalFraction exclude each other; keep one")
 
 
+def the_form_of_rows_is_said_once(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
+    if spec.dataset.columns is not None and spec.dataset.format != "auto":
+        yield SpecError("spec.dataset.columns", "columns says the form of the rows, and so does format; leave one out")
+
+
 def output_is_not_the_checkpoint_place(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
     if spec.output.uri.rstrip("/") == spec.checkpoint.uri.rstrip("/"):
         what = (
@@ -247,6 +252,7 @@ RULES: tuple[Rule, ...] = (
     nodes_min_is_at_most_max,
     nodes_and_spares_are_at_most_256,
     eval_rows_come_from_one_place,
+    the_form_of_rows_is_said_once,
     output_is_not_the_checkpoint_place,
     credentials_have_one_source,
     a_tracker_has_a_key,
