@@ -72,6 +72,13 @@ def test_a_silent_rank_is_named_after_its_deadline_and_not_before(tmp_path):
     assert "no beat for 32 s in phase training" in report.message
 
 
+def test_an_export_has_longer_by_the_bytes_that_it_writes(tmp_path):
+    watched = Watched(tmp_path)
+    watched.watch.enter(WorkerPhase(phase="exporting", num_bytes=1_000_000_000))
+    assert watched.pass_seconds(499) is None
+    assert "in phase exporting" in watched.pass_seconds(2).message
+
+
 def test_once_the_pace_is_known_a_hang_is_told_within_five_seconds(tmp_path):
     watched = Watched(tmp_path)
     assert [watched.pass_seconds(0.5, 0, 1) for _ in range(6)] == [None] * 6

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.run_order import WorkerPhase
-from finetune_contract.times import BEAT_DEADLINE_SECONDS, KNOWN_PACE_SECONDS, WAITING_RANK_SECONDS
+from finetune_contract.times import BEAT_DEADLINE_SECONDS, KNOWN_PACE_SECONDS, SLOWEST_BYTES_A_SECOND, WAITING_RANK_SECONDS
 
 _PATIENCE = 3  # times the longest gap that was seen while training
 _BEATS_FOR_PACE = 8
@@ -16,14 +16,14 @@ class BeatWatch:
 
     def __init__(self, *, beat: Beat, num_local: int, clock: Callable[[], float]) -> None:
         self._beat, self._clock = beat, clock
-        self._phase = "loading"
+        self._phase, self._num_bytes = "loading", 0
         self._longest_gap, self._num_beats, self._most_tokens = 0.0, 0, 0
         now = clock()
         self._seen = {rank: _Seen(beat, rank, now) for rank in range(num_local)}
 
     def enter(self, phase: WorkerPhase) -> None:
         """A new phase gives every rank its whole deadline."""
-        self._phase, now = phase.phase, self._clock()
+        self._phase, self._num_bytes, now = phase.phase, phase.num_bytes, self._clock()
         self._seen = {rank: _Seen(self._beat, rank, now) for rank in self._seen}
 
     def judge(self, done: set[int], first_rank: int) -> FailureReport | None:
@@ -51,7 +51,7 @@ class BeatWatch:
     def _deadline(self, num_tokens: int) -> float:
         """Of a rank whose micro-batch has so many tokens; one that is larger than all before it has longer in proportion."""
         if self._phase != "training":
-            return BEAT_DEADLINE_SECONDS[self._phase]
+            return BEAT_DEADLINE_SECONDS[self._phase] + self._num_bytes / SLOWEST_BYTES_A_SECOND
         fixed = KNOWN_PACE_SECONDS if self._num_beats >= _BEATS_FOR_PACE else BEAT_DEADLINE_SECONDS["training"]
         growth = max(1.0, num_tokens / self._most_tokens) if self._most_tokens else 1.0
         return max(fixed, _PATIENCE * self._longest_gap * growth)

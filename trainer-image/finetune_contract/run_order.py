@@ -46,11 +46,15 @@ class RowsInputs(Value):
 
 
 class WorkerPhase(Value):
-    """Rank 0 of each member announces what it does; the agent's deadline for the beat depends on it."""
+    """Rank 0 of each member announces what it does; the agent's deadline for the beat depends on it.
+
+    `num_bytes`: what is written in one go while nobody can beat.
+    """
 
     type: Literal["phase"] = "phase"
     phase: Literal["loading", "preparing", "first_step", "training", "evaluating", "exporting"]
     resumed_step: Step | None = None
+    num_bytes: Count = 0
 
 
 class WorkerPrepared(Value):

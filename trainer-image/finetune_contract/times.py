@@ -23,6 +23,7 @@ BEAT_DEADLINE_SECONDS = {
     "evaluating": 120.0,
     "exporting": 300.0,
 }
+SLOWEST_BYTES_A_SECOND = 5e6  # a pace, no length: of a disk that an adapter is written to
 KNOWN_PACE_SECONDS = 4.5  # the deadline of training once its pace is known: with a tick and the stacks, 5 s until it is told
 WAITING_RANK_SECONDS = 2.0  # that a rank waiting for its peers is silent longer: the agent of the one to blame speaks first
 FORMATION_TICK_SECONDS = 0.25  # between two looks at the beats

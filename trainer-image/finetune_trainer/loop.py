@@ -122,7 +122,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         record = evaluated
 
     snapshots.wait()
-    reporter.enter("exporting")
+    reporter.enter("exporting", num_bytes=state.weights_P.nbytes)
     if ranks.is_leader:
         folder, model_dir = Path(order.output_dir), Path(order.model_dir)
         kinds, revision = model.adapted_kinds, order.model_revision

@@ -68,11 +68,11 @@ class Reporter:
             self.tell(WorkerProgress(progress=progress))
         self.owe_snapshot(False)
 
-    def enter(self, phase: Phase, *, resumed_step: int | None = None) -> None:
+    def enter(self, phase: Phase, *, resumed_step: int | None = None, num_bytes: int = 0) -> None:
         """The first rank of each member announces phases; every rank beats."""
         self.beat()
         if self._ranks.is_local_leader:
-            self.tell(WorkerPhase(phase=phase, resumed_step=resumed_step))
+            self.tell(WorkerPhase(phase=phase, resumed_step=resumed_step, num_bytes=num_bytes))
 
     def prepared(self, rows_done: int, rows_total: int | None) -> None:
         """How far the preparing of the data is; the first rank of each member, now and then."""
