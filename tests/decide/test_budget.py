@@ -17,7 +17,7 @@ from tests.builders.observed import (
     training_status,
 )
 
-from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.failures import FailureClass, FailureKind, FailureReport
 from finetune_contract.messages import MemberPhase
 from finetune_contract.state import StateId
 from finetune_operator.api.status import MemberEntry, PinnedOverrides, ProgressEntry, Restarts
@@ -29,7 +29,7 @@ PROGRESSED, STUCK = a_formation(furthest_step=4), a_formation(furthest_step=10)
 
 
 def trouble(failure_class: str) -> Trouble:
-    return Trouble(failure_class=FailureClass(failure_class), message="it broke", member="bot-ab12-1", weight=1)
+    return Trouble(failure_class=FailureClass(failure_class), kind=FailureKind.CAUSE, message="it broke", member="bot-ab12-1")
 
 
 def gang(*, formation=STUCK, restarts=None, overrides=None, spec=None, recoveries=()):

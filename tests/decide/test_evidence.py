@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from tests.builders.observed import NOW, a_job, a_pod, a_session, ago, gang_of, observed, some_progress
+from tests.builders.observed import NOW, a_job, a_pod, a_recovery, a_session, ago, gang_of, observed, some_progress, training_status
 
-from finetune_contract.failures import FailureClass, FailureReport
+from finetune_contract.failures import FailureClass, FailureKind, FailureReport
 from finetune_contract.messages import Inspect, MemberPhase, Probe, Start
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.recoveries import has_a_bad_device, kind_of_record
 from finetune_operator.decide.trouble import trouble_of, trouble_of_ended_pod
 
 CUT_OFF = {"is_connected": False, "changed_at": ago(3)}
@@ -123,6 +124,47 @@ def test_the_best_evidence_explains_the_end(sessions, pods, failure_class, membe
     trouble = trouble_of(gang_of(observed(sessions=sessions, pods=pods)))
     assert trouble is not None
     assert (trouble.failure_class, trouble.member) == (failure_class, member)
+
+
+WORDS = ("", "peer lost", "device error", "bot-ab12-2 was lost: its pod is gone", "etwas anderes")
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize(
+    ("kind", "other", "member"),
+    [
+        (FailureKind.VICTIM, FailureKind.CAUSE, "bot-ab12-2"),
+        (FailureKind.CAUSE, FailureKind.VICTIM, "bot-ab12-1"),
+        (FailureKind.VICTIM, FailureKind.DEVICE, "bot-ab12-2"),
+        (FailureKind.CAUSE, FailureKind.LOSS, "bot-ab12-1"),  # no member says that it was lost: that is seen
+    ],
+)
+def test_no_word_of_a_report_decides_what_explains_the_end(words, kind, other, member) -> None:
+    first, second = (report(FailureClass.INFRASTRUCTURE, words, kind=one) for one in (kind, other))
+    trouble = trouble_of(gang_of(observed(sessions=(failed(1, first), failed(2, second)))))
+    assert trouble is not None
+    assert trouble.member == member
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize(("kind", "is_bad"), [("device", True), ("cause", False), ("victim", False), ("of a newer operator", False)])
+def test_no_word_of_a_record_decides_whether_a_device_is_bad(words, kind, is_bad) -> None:
+    records = tuple(a_recovery(formation=number, failure_class="Infrastructure", kind=kind, reason=words) for number in (1, 2))
+    assert has_a_bad_device(training_status(recoveries=records), "bot-ab12-2") is is_bad
+
+
+@pytest.mark.parametrize(
+    ("words", "failure_class", "kind"),
+    [
+        ("peer lost: reset", "Infrastructure", FailureKind.VICTIM),
+        ("device error: illegal access", "Infrastructure", FailureKind.DEVICE),
+        ("killed by SIGKILL", "Infrastructure", FailureKind.CAUSE),
+        ("bot-ab12-2 was lost: its pod is gone", "Disrupted", FailureKind.LOSS),
+        ("row 3: peer lost", "UserError", FailureKind.CAUSE),
+    ],
+)
+def test_records_without_a_kind_are_read_by_the_words_of_the_operator_that_wrote_them(words, failure_class, kind) -> None:
+    assert kind_of_record(a_recovery(failure_class=failure_class, reason=words)) is kind
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def test_a_lost_or_leaving_member_is_replaced_at_once_by_a_new_serial(seen, why)
 
 def test_a_member_whose_device_failed_twice_in_a_row_is_replaced_before_anything_starts() -> None:
     report = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="device error: CUDA error: an illegal access", rank=1)
-    before = (a_recovery(formation=1, member="bot-ab12-2", reason="rank 1 on bot-ab12-2: device error: CUDA error", total_seconds=1.0),)
+    words = "rank 1 on bot-ab12-2: device error: CUDA error"
+    before = (a_recovery(formation=1, failure_class="Infrastructure", member="bot-ab12-2", reason=words, total_seconds=1.0),)
     status = training_status(formation=a_formation(number=2), last_formation=2, recoveries=before)
     failed = {"phase": MemberPhase.FAILED, "failure": report, "failed_formation": 2, "formation": 2}
     seen = observed(job=a_job(status=status), sessions=(a_session(1, formation=2), a_session(2, **failed)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from finetune_contract.failures import DEVICE_ERROR, FailureClass, TrainingError, is_peer_lost
+from finetune_contract.failures import DEVICE_ERROR, FailureClass, FailureKind, TrainingError
 from finetune_trainer.worker import report_of
 
 ASSERTED = "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
@@ -27,7 +27,8 @@ ASSERTED = "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CU
 )
 def test_an_error_of_the_device_is_told_apart_from_memory_and_from_our_defects(error, failure_class, is_device):
     report = report_of(error, rank=2)
-    assert (report.failure_class, report.rank, is_peer_lost(report)) == (failure_class, 2, False)
+    assert (report.failure_class, report.rank) == (failure_class, 2)
+    assert report.kind is (FailureKind.DEVICE if is_device else FailureKind.CAUSE)
     assert report.message.startswith(DEVICE_ERROR) == is_device
 
 
@@ -41,7 +42,7 @@ def test_an_error_of_the_device_is_told_apart_from_memory_and_from_our_defects(e
 )
 def test_the_loss_of_a_peer_is_no_error_of_the_own_device(error):
     report = report_of(error, rank=2)
-    assert is_peer_lost(report)
+    assert report.kind is FailureKind.VICTIM
     assert DEVICE_ERROR not in report.message
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from finetune_contract.failures import FailureReport, is_peer_lost
+from finetune_contract.failures import FailureKind, FailureReport, kind_of
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Ranks:
     @property
     def cause(self) -> FailureReport | None:
         """The report that explains the end best: any that is not the loss of a peer, else the first."""
-        causes = [report for report in self.reports if not is_peer_lost(report)]
+        causes = [report for report in self.reports if kind_of(report) is not FailureKind.VICTIM]
         return next(iter(causes + self.reports), None)
 
     @property
     def is_certain(self) -> bool:
-        return self.cause is not None and not is_peer_lost(self.cause)
+        return self.cause is not None and kind_of(self.cause) is not FailureKind.VICTIM

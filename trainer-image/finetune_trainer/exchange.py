@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from finetune_contract.failures import PEER_LOST, FailureClass, TrainingError
+from finetune_contract.failures import PEER_LOST, FailureClass, FailureKind, TrainingError
 
 MAX_TEXT_BYTES = 64 * 1024
 
@@ -52,7 +52,7 @@ def broadcast_text(text: str | None, source: int) -> str:
 
 def bad_peer(rank: int, what: str) -> TrainingError:
     """A peer that says what no rank of ours says: the formation is over, and the fault is not this rank's."""
-    return TrainingError(FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: rank {rank} sent {what}")
+    return TrainingError(FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: rank {rank} sent {what}", kind=FailureKind.VICTIM)
 
 
 def _refuse_pickle(*arguments: Any, **named: Any) -> NoReturn:

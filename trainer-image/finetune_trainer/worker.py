@@ -18,6 +18,7 @@ from finetune_contract.failures import (
     MAX_TRACEBACK_CHARS,
     PEER_LOST,
     FailureClass,
+    FailureKind,
     FailureReport,
     TrainingError,
 )
@@ -54,34 +55,37 @@ def run_rank(order: RunOrder) -> None:
 
 
 def report_of(error: Exception, rank: int) -> FailureReport:
-    """Class and words for whatever ended this rank."""
-    failure_class, message = _classify(error)
-    is_ours, began = isinstance(error, TrainingError), error.rank if isinstance(error, TrainingError) else None
+    """Class, kind and words for whatever ended this rank."""
+    ours = error if isinstance(error, TrainingError) else _classify(error)
     return FailureReport(
-        failure_class=failure_class,
-        message=message[:MAX_MESSAGE_CHARS],
-        rank=rank if began is None else began,
+        failure_class=ours.failure_class,
+        message=ours.message[:MAX_MESSAGE_CHARS],
+        kind=ours.kind,
+        rank=rank if ours.rank is None else ours.rank,
         exit_code=1,
-        traceback_end=None if is_ours else "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARS:],
+        traceback_end=None if ours is error else "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARS:],
     )
 
 
-def _classify(error: Exception) -> tuple[FailureClass, str]:
-    if isinstance(error, TrainingError):
-        return error.failure_class, error.message
+def _classify(error: Exception) -> TrainingError:
     if isinstance(error, torch.OutOfMemoryError):
-        return FailureClass.OUT_OF_MEMORY, f"the device ran out of memory: {error}"
+        return TrainingError(FailureClass.OUT_OF_MEMORY, f"the device ran out of memory: {error}")
     if isinstance(error, MemoryError):
-        return FailureClass.OUT_OF_MEMORY, "the process ran out of memory"
+        return TrainingError(FailureClass.OUT_OF_MEMORY, "the process ran out of memory")
     if "No space left on device" in str(error):  # an OSError, or what safetensors makes of one
-        return FailureClass.INFRASTRUCTURE, f"a disk of this member is full: {error}; give the members more ephemeral storage"
+        what = f"a disk of this member is full: {error}; give the members more ephemeral storage"
+        return TrainingError(FailureClass.INFRASTRUCTURE, what)
     if isinstance(error, (dist.DistError, ConnectionError)):
-        return FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}"
+        return _peer_lost(error)
     words = str(error).lower() if isinstance(error, RuntimeError) else ""
     if isinstance(error, torch.AcceleratorError) or any(sign in words for sign in _DEVICE_SIGNS):
         if any(sign in words for sign in _NO_MEMORY_SIGNS):
-            return FailureClass.OUT_OF_MEMORY, f"the device ran out of memory: {error}"
-        return FailureClass.INFRASTRUCTURE, f"{DEVICE_ERROR}: {error}"
+            return TrainingError(FailureClass.OUT_OF_MEMORY, f"the device ran out of memory: {error}")
+        return TrainingError(FailureClass.INFRASTRUCTURE, f"{DEVICE_ERROR}: {error}", kind=FailureKind.DEVICE)
     if any(sign in words for sign in _LOST_PEER_SIGNS):
-        return FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}"
-    return FailureClass.INTERNAL, f"{type(error).__name__}: {error}"
+        return _peer_lost(error)
+    return TrainingError(FailureClass.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _peer_lost(error: Exception) -> TrainingError:
+    return TrainingError(FailureClass.INFRASTRUCTURE, f"{PEER_LOST}: {error}", kind=FailureKind.VICTIM)

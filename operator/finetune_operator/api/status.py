@@ -159,6 +159,7 @@ class Recovery(StatusValue):
 
     formation: int
     failure_class: str = Field(max_length=32)
+    kind: str | None = Field(default=None, max_length=16)
     reason: str = Field(max_length=1024)
     member: str | None = Field(default=None, max_length=64)
     at: datetime

@@ -71,6 +71,7 @@ STATUS_WORDS = {
     "recoveries": "The last ten, oldest first.",
     "recoveries[].formation": "Formation that was lost.",
     "recoveries[].failureClass": "Why, in one word.",
+    "recoveries[].kind": "What it is judged as: loss (of a member), cause, device, stall, or victim (of a failure elsewhere).",
     "recoveries[].reason": "Why, for people.",
     "recoveries[].member": "Member that it began with.",
     "recoveries[].at": "When it was noticed.",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from finetune_contract.failures import FailureClass
+from finetune_contract.failures import FailureClass, FailureKind
 from finetune_contract.messages import Exit
 from finetune_operator.api.status import OutputEntry
 from finetune_operator.decide import recoveries
@@ -142,7 +142,7 @@ def _other_inputs(gang: Gang) -> Trouble | None:
     field, uri = ("spec.model.uri", gang.job.spec.model.uri) if is_model else ("spec.dataset.uri", gang.job.spec.dataset.uri)
     what = f"{other.name} found other bytes at {uri} than the members before it"
     message = f"{field}: {what}; put the old bytes back, or make a new job from the new ones"
-    return Trouble(failure_class=FailureClass.USER_ERROR, message=message, member=other.name, weight=0)
+    return Trouble(failure_class=FailureClass.USER_ERROR, message=message, member=other.name, kind=FailureKind.CAUSE)
 
 
 def _live(gang: Gang) -> tuple[Member, ...]:

@@ -7,7 +7,7 @@ ordered --first step--> training --trouble--> over --gang ready--> the next one
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from finetune_contract.failures import DEVICE_ERROR, FailureClass
+from finetune_contract.failures import FailureClass, FailureKind
 from finetune_contract.state import newest_state
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs, Recovery
 from finetune_operator.decide import recoveries
@@ -98,8 +98,9 @@ def stop_a_formation_that_lost_a_member(gang: Gang, answer: FormationAnswer, tro
 def _explains_more(trouble: Trouble, known: Recovery) -> bool:
     """A loss explains processes that ended or stood still, and nothing else; a cause explains what its victims saw."""
     if trouble.failure_class is FailureClass.DISRUPTED:
-        return known.failure_class in {FailureClass.INFRASTRUCTURE, FailureClass.HANG} and DEVICE_ERROR not in known.reason
-    return recoveries.is_of_a_victim(known) and not trouble.is_victim
+        may_follow = known.failure_class in {FailureClass.INFRASTRUCTURE, FailureClass.HANG}
+        return may_follow and recoveries.kind_of_record(known) is not FailureKind.DEVICE
+    return recoveries.kind_of_record(known) is FailureKind.VICTIM and not trouble.is_victim
 
 
 def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
@@ -183,9 +184,8 @@ def _hand_over(gang: Gang, status: JobStatus, before: FormationEntry) -> JobStat
     if left is None:
         return status
     message = f"{left.name} leaves; its replacement was ready first"
-    return recoveries.begin(
-        status, gang, Trouble(failure_class=FailureClass.DISRUPTED, message=message, member=left.name, weight=0), detect_seconds=0.0
-    )
+    trouble = Trouble(failure_class=FailureClass.DISRUPTED, kind=FailureKind.LOSS, message=message, member=left.name)
+    return recoveries.begin(status, gang, trouble, detect_seconds=0.0)
 
 
 def _pinned_after(gang: Gang, status: JobStatus, crew: tuple[Member, ...]) -> Pinned:

@@ -56,7 +56,7 @@ def why_replaced(gang: Gang, member: Member) -> str | None:
         return "its pod is gone"
     if member.pod is not None and member.pod.is_over:
         trouble = trouble_of_ended_pod(member, member.pod)
-        return "it has ended" if trouble is None else trouble.message.removeprefix(f"{member.name} was lost: ")
+        return "it has ended" if trouble is None else trouble.why
     if member.is_leaving:
         return "it was told to end"
     if has_finished_before(gang, member):

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from finetune_contract.failures import DEVICE_ERROR, PEER_LOST, FailureClass
+from finetune_contract.failures import FailureClass, FailureKind, kind_by_words
 from finetune_operator.api.status import FormationEntry, JobStatus, Recovery
 from finetune_operator.decide.gang import WORKING, Gang, Member
 from finetune_operator.decide.trouble import Trouble
@@ -20,7 +20,9 @@ def of_formation(status: JobStatus, number: int) -> Recovery | None:
 def has_a_bad_device(status: JobStatus, member_name: str) -> bool:
     """A new process on it was not enough: another pod may get another device."""
     newest = status.recoveries[-DEVICE_ERRORS:]
-    return len(newest) == DEVICE_ERRORS and all(record.member == member_name and DEVICE_ERROR in record.reason for record in newest)
+    return len(newest) == DEVICE_ERRORS and all(
+        record.member == member_name and kind_of_record(record) is FailureKind.DEVICE for record in newest
+    )
 
 
 def is_inspected(status: JobStatus, now: datetime) -> bool:
@@ -38,6 +40,7 @@ def begin(status: JobStatus, gang: Gang, trouble: Trouble, *, detect_seconds: fl
     record = Recovery(
         formation=entry.number,
         failure_class=trouble.failure_class,
+        kind=trouble.kind,
         reason=trouble.message[:1024],
         member=None if trouble.member is None else trouble.member[:64],
         at=gang.now,
@@ -48,12 +51,18 @@ def begin(status: JobStatus, gang: Gang, trouble: Trouble, *, detect_seconds: fl
 
 def amend(status: JobStatus, known: Recovery, trouble: Trouble) -> JobStatus:
     """A crash turns out to be the loss of a member, or what its victims saw turns out to have a cause."""
-    better = known.model_copy(update={"failure_class": trouble.failure_class, "reason": trouble.message[:1024], "member": trouble.member})
+    told = {"failure_class": trouble.failure_class, "kind": trouble.kind, "reason": trouble.message[:1024], "member": trouble.member}
+    better = known.model_copy(update=told)
     return _swap(status, known, better)
 
 
-def is_of_a_victim(record: Recovery) -> bool:
-    return record.failure_class == FailureClass.INFRASTRUCTURE and PEER_LOST in record.reason
+def kind_of_record(record: Recovery) -> FailureKind:
+    """Records of an operator that kept no kinds are read by their words."""
+    if record.kind is not None:
+        return FailureKind(record.kind)
+    if record.failure_class == FailureClass.DISRUPTED:
+        return FailureKind.LOSS
+    return kind_by_words(record.reason) if record.failure_class == FailureClass.INFRASTRUCTURE else FailureKind.CAUSE
 
 
 def note_order(status: JobStatus, before: FormationEntry, crew: tuple[Member, ...], now: datetime) -> JobStatus:
@@ -98,7 +107,9 @@ def complete(status: JobStatus, begun: FormationEntry, first_step_seconds: float
 
 
 def trouble_of_record(record: Recovery) -> Trouble:
-    return Trouble(failure_class=FailureClass(record.failure_class), message=record.reason, member=record.member, weight=0)
+    return Trouble(
+        failure_class=FailureClass(record.failure_class), kind=kind_of_record(record), message=record.reason, member=record.member
+    )
 
 
 def _swap(status: JobStatus, old: Recovery, new: Recovery) -> JobStatus:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from finetune_contract.failures import ExitCode, FailureClass, FailureReport, is_peer_lost
+from finetune_contract.failures import ExitCode, FailureClass, FailureKind, FailureReport, kind_of
 from finetune_contract.messages import MemberPhase
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.observed import PodPhase, PodView, Session
@@ -13,21 +13,23 @@ STALL_STEPS = 3
 
 FINISHED_BEFORE = "it had finished when the formation was ordered"
 
-_LOSS, _CAUSE, _STALL, _VICTIM = range(4)  # the smaller explains more
+# The smaller explains more.
+_WEIGHT = {FailureKind.LOSS: 0, FailureKind.CAUSE: 1, FailureKind.DEVICE: 1, FailureKind.STALL: 2, FailureKind.VICTIM: 3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """One piece of evidence. `is_victim`: somebody else ended first."""
+    """One piece of evidence. `why` says the same as `message` without the name of the member."""
 
     failure_class: FailureClass
+    kind: FailureKind
     message: str
     member: str | None
-    weight: int
+    why: str = ""
 
     @property
     def is_victim(self) -> bool:
-        return self.weight == _VICTIM
+        return self.kind is FailureKind.VICTIM
 
 
 def trouble_of(gang: Gang) -> Trouble | None:
@@ -39,7 +41,7 @@ def trouble_of(gang: Gang) -> Trouble | None:
     found = [trouble for member in gang.crew[:1] if alone for trouble in _evidence(gang, member, entry.number)]
     if not alone:
         found = [trouble for member in gang.crew for trouble in _evidence(gang, member, entry.number)]
-    best = min(found, key=lambda trouble: trouble.weight, default=None)
+    best = min(found, key=lambda trouble: _WEIGHT[trouble.kind], default=None)
     if best is not None and best.is_victim:
         leaving = next((member for member in gang.crew if member.is_leaving), None)
         return best if leaving is None else told_to_end(leaving)
@@ -88,14 +90,14 @@ def trouble_of_ended_pod(member: Member, pod: PodView) -> Trouble | None:
         return _disrupted(member, f"its pod was ended ({pod.disruption})")
     if pod.is_oom_killed:
         message = f"{member.name} was killed for using more memory than its limit"
-        return Trouble(failure_class=FailureClass.OUT_OF_MEMORY, message=message, member=member.name, weight=_CAUSE)
+        return Trouble(failure_class=FailureClass.OUT_OF_MEMORY, kind=FailureKind.CAUSE, message=message, member=member.name, why=message)
     if pod.is_deleting or pod.exit_code == ExitCode.LEAVING:
         return _disrupted(member, "its pod was told to end")
     if pod.last_words is not None:
         return _reported(member, pod.last_words)
     code = "" if pod.exit_code is None else f" with exit code {pod.exit_code}"
     message = f"{member.name} ended{code}"
-    return Trouble(failure_class=FailureClass.INFRASTRUCTURE, message=message, member=member.name, weight=_CAUSE)
+    return Trouble(failure_class=FailureClass.INFRASTRUCTURE, kind=FailureKind.CAUSE, message=message, member=member.name, why=message)
 
 
 def trouble_outside(gang: Gang, member: Member) -> Trouble | None:
@@ -181,15 +183,15 @@ def _reported(member: Member, report: FailureReport) -> Trouble:
     if report.failure_class is FailureClass.DISRUPTED:
         return _disrupted(member, report.message)
     rank = "" if report.rank is None else f"rank {report.rank} on "
-    weight = _VICTIM if is_peer_lost(report) else _CAUSE
     # Which rank met the user's error first says nothing about it.
     place = "" if report.failure_class is FailureClass.USER_ERROR else f"{rank}{member.name}: "
     message = f"{place}{report.message}"
-    return Trouble(failure_class=report.failure_class, message=message, member=member.name, weight=weight)
+    return Trouble(failure_class=report.failure_class, kind=kind_of(report), message=message, member=member.name, why=message)
 
 
 def _disrupted(member: Member, why: str) -> Trouble:
-    return Trouble(failure_class=FailureClass.DISRUPTED, message=f"{member.name} was lost: {why}", member=member.name, weight=_LOSS)
+    message = f"{member.name} was lost: {why}"
+    return Trouble(failure_class=FailureClass.DISRUPTED, kind=FailureKind.LOSS, message=message, member=member.name, why=why)
 
 
 def told_to_end(member: Member) -> Trouble:
@@ -204,4 +206,4 @@ def _stalled(gang: Gang, member: Member) -> Trouble:
     since = max(session.progressed_at, session.phase_at)
     seconds, usual = (gang.now - since).total_seconds(), session.progress.step_seconds
     message = f"no step was finished for {seconds:.0f} s after step {session.progress.step} (a step takes {usual:.1f} s)"
-    return Trouble(failure_class=FailureClass.HANG, message=message, member=member.name, weight=_STALL)
+    return Trouble(failure_class=FailureClass.HANG, kind=FailureKind.STALL, message=message, member=member.name, why=message)
