@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import import_graph
+import rules_page
 from examples import make_rows
 from tests.faults import fault_table
 
@@ -18,7 +19,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail on any difference")
     arguments = parser.parse_args()
-    files = {**generated.generated_files(), **import_graph.generated_files(), **fault_table.generated_files()}
+    sources = (generated, import_graph, rules_page, fault_table)
+    files = {name: text for source in sources for name, text in source.generated_files().items()}
     files[make_rows.ROWS.relative_to(ROOT).as_posix()] = make_rows.render_rows()
     differing = [name for name, text in sorted(files.items()) if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
     if arguments.check:

@@ -52,6 +52,7 @@ class Uploader:
         self._next_upload_at = 0.0
         self._backoff_seconds = 1.0
         self._storage: StorageState | None = None  # as it was told last
+        self._trouble: tuple[str, str] | None = None  # reason and consequence of the problem that was told last
 
     def run(self) -> None:
         threading.Thread(target=self._read_requests, daemon=True).start()
@@ -160,11 +161,13 @@ class Uploader:
     def _note_trouble(self, error: StoreUnavailable | StoreRefused, consequence: str) -> None:
         _log.warning("the store cannot be used: %s", error)
         reason = "StorageUnavailable" if isinstance(error, StoreUnavailable) else "StorageRefused"
-        told = None if self._storage is None else self._storage.problem
-        if told is None or told.reason != reason or not told.message.startswith(consequence):  # not again for each key and attempt
+        if self._trouble != (reason, consequence):  # not again for each key and attempt
+            self._trouble = (reason, consequence)
             self._tell_storage(StorageState(problem=StorageProblem(reason=reason, message=f"{consequence}: {error}")))
 
     def _tell_storage(self, storage: StorageState) -> None:
+        if storage.problem is None:
+            self._trouble = None
         if storage != self._storage:
             self._storage = storage
             _tell(storage)

@@ -214,10 +214,14 @@ class OutputEntry(StatusValue):
 
 
 class WarningEntry(StatusValue):
-    """What a member warned of, told as an event too: it ended nothing, but may explain the result (numerics changed, rows cut)."""
+    """What a member warned of, told as an event too: it ended nothing, but may explain the result (numerics changed, rows cut).
+
+    What is told once for each subject names it in `about`, since the numbers in the message may be others the next time.
+    """
 
     reason: str = Field(max_length=128)
     message: str = Field(max_length=1000)
+    about: str | None = Field(default=None, max_length=128)
     at: datetime
 
 

@@ -108,6 +108,7 @@ STATUS_WORDS = {
     "warnings": "What members warned of.",
     "warnings[].reason": "One word, as in the event.",
     "warnings[].message": "For people.",
+    "warnings[].about": "What it is about, of a warning that is told once for each subject.",
     "warnings[].at": "When it was said first.",
     "startTime": "When the job was first admitted.",
     "completionTime": "When the job ended, well or not.",

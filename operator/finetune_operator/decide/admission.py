@@ -11,6 +11,7 @@ from finetune_contract.config import CONTRACT_VERSION
 from finetune_operator.api.status import JobStatus, Pinned, Placement
 from finetune_operator.decide.answer import Answer, Phase, delete_pod, soonest
 from finetune_operator.decide.decision import Event
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.line import do_others_wait, had_its_turn, is_unschedulable, seconds_of_backoff, who_is_ahead, who_is_called
 from finetune_operator.times import BACKOFF_JITTER, FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS
@@ -23,7 +24,7 @@ def is_incomplete(gang: Gang) -> bool:
     return sum(member.is_placed or member.is_ended for member in gang.members) < gang.job.spec.resources.nodes.min
 
 
-def give_back_an_incomplete_gang(gang: Gang) -> Answer | None:
+def give_back_an_incomplete_gang(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Refused, out of time, or in the way of a gang that is before it in the line."""
     placement, words = gang.status.placement, gang.observed.last_applied_error
     if placement.placing_since is None or not is_incomplete(gang) or gang.active is not None:
@@ -40,7 +41,7 @@ def give_back_an_incomplete_gang(gang: Gang) -> Answer | None:
     return None
 
 
-def give_back_a_gang_that_cannot_be_whole_again(gang: Gang) -> Answer | None:
+def give_back_a_gang_that_cannot_be_whole_again(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """It has trained, lost members, and finds no room for new ones: it may hold what another gang waits for."""
     entry = gang.status.formation
     if entry is None or not entry.is_over or not gang.members or gang.is_placing or not gang.observed.is_judging:
@@ -51,7 +52,7 @@ def give_back_a_gang_that_cannot_be_whole_again(gang: Gang) -> Answer | None:
     return give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
 
 
-def wait_for_a_turn(gang: Gang) -> Answer | None:
+def wait_for_a_turn(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """A job without places waits while it backs off or while an earlier gang finds no room."""
     placement = gang.status.placement
     if placement.placing_since is not None or gang.members:

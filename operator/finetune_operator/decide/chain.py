@@ -5,6 +5,7 @@ from finetune_operator.decide.admission import give_back_a_gang_that_cannot_be_w
 from finetune_operator.decide.answer import delete_pod
 from finetune_operator.decide.deadlines import fail_a_job_past_its_deadline, give_back_a_gang_that_never_starts
 from finetune_operator.decide.decision import Decision
+from finetune_operator.decide.diagnosis import diagnose
 from finetune_operator.decide.endings import (
     complete_a_finished_job,
     end_an_unretryable_failure,
@@ -39,11 +40,12 @@ def decide(observed: Observed) -> Decision:
     if job is None or job.metadata.deletion_timestamp is not None:
         return forget_a_deleted_job(observed)
     gang = look(observed, job)
+    diagnosis = diagnose(gang)
     for rule in JOB_CHAIN:
-        answer = rule(gang)
+        answer = rule(gang, diagnosis)
         if answer is not None:
             return report(gang, answer)
-    return report(gang, run(gang))
+    return report(gang, run(gang, diagnosis))
 
 
 def forget_a_deleted_job(observed: Observed) -> Decision:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from finetune_operator.api.status import MemberFailures
 from finetune_operator.decide.admission import give_back
 from finetune_operator.decide.answer import Answer
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.endings import fail
 from finetune_operator.decide.gang import Gang
 from finetune_operator.decide.goodput import advance
@@ -12,7 +13,7 @@ from finetune_operator.decide.starting import never_started, why_not_started
 from finetune_operator.times import MAX_FAILED_STARTS, SECONDS_A_SILENT_END, TURN_SECONDS
 
 
-def fail_a_job_past_its_deadline(gang: Gang) -> Answer | None:
+def fail_a_job_past_its_deadline(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Counted is the time with pods, or with pods on their way; time in the queue and suspended time is not the job's."""
     limit = gang.job.spec.active_deadline_seconds
     if limit is None or gang.status.pinned is None:
@@ -25,7 +26,7 @@ def fail_a_job_past_its_deadline(gang: Gang) -> Answer | None:
     return fail(gang, reason="DeadlineExceeded", message=f"spec.activeDeadlineSeconds: the job was active for {limit} s; {state}")
 
 
-def give_back_a_gang_that_never_starts(gang: Gang) -> Answer | None:
+def give_back_a_gang_that_never_starts(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Its nodes go to others, with the reason in words; the third time in a row ends the job. An elastic gang goes on without."""
     if gang.active is not None or not gang.observed.is_judging:
         return None

@@ -9,15 +9,16 @@ from finetune_operator.api.status import OutputEntry
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.answer import Answer, Phase, Verdict, delete_pod
 from finetune_operator.decide.decision import Event, SendOrder
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.observed import PodPhase
 from finetune_operator.decide.output import published_output
 from finetune_operator.decide.remedy import remedy_for, remedy_outside
-from finetune_operator.decide.trouble import Trouble, is_silent_end, trouble_of, trouble_outside
+from finetune_operator.decide.trouble import Trouble
 from finetune_operator.times import BETTER_EVIDENCE_SECONDS, EXIT_SECONDS
 
 
-def keep_an_ended_job_ended(gang: Gang) -> Answer | None:
+def keep_an_ended_job_ended(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Its members are told to exit; what remains is deleted; ended pods stay for their logs until the TTL."""
     status = gang.status
     if not status.is_ended:
@@ -42,7 +43,7 @@ def keep_an_ended_job_ended(gang: Gang) -> Answer | None:
     )
 
 
-def complete_a_finished_job(gang: Gang) -> Answer | None:
+def complete_a_finished_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """An adapter that is complete in the store ends the job, whatever happens to its members now."""
     published = published_output(gang)
     if published is None:
@@ -71,14 +72,14 @@ def complete_a_finished_job(gang: Gang) -> Answer | None:
     )
 
 
-def fail_an_invalid_job(gang: Gang) -> Answer | None:
+def fail_an_invalid_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """What the schema cannot say is checked before anything is placed."""
     if gang.status.pinned is not None or not gang.observed.spec_errors:
         return None
     return fail(gang, reason="InvalidSpec", message="; ".join(gang.observed.spec_errors))
 
 
-def fail_a_job_whose_pod_is_invalid(gang: Gang) -> Answer | None:
+def fail_a_job_whose_pod_is_invalid(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """What was made from it will never be a pod. While a formation trains, it is left to train: it may need no other pod."""
     words = gang.observed.invalid_pod
     if words is None or gang.active is not None:
@@ -86,11 +87,11 @@ def fail_a_job_whose_pod_is_invalid(gang: Gang) -> Answer | None:
     return fail(gang, reason="InvalidPod", message=f"the API server refuses the pod that is made from this job: {words}")
 
 
-def end_an_unretryable_failure(gang: Gang) -> Answer | None:
+def end_an_unretryable_failure(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """An error of the user at once; the others when their remedy is used up."""
     if not gang.observed.is_judging:
         return None
-    outside, inside = _other_inputs(gang) or _crash_outside(gang), _standing_trouble(gang)
+    outside, inside = _other_inputs(gang) or _crash_outside(gang, diagnosis), _standing_trouble(gang, diagnosis)
     found = [] if outside is None else [(outside, remedy_outside(gang, outside))]
     found += [] if inside is None else [(inside, remedy_for(gang, inside))]
     for trouble, remedy in found:
@@ -100,9 +101,9 @@ def end_an_unretryable_failure(gang: Gang) -> Answer | None:
     return None
 
 
-def _standing_trouble(gang: Gang) -> Trouble | None:
+def _standing_trouble(gang: Gang, diagnosis: Diagnosis) -> Trouble | None:
     """Why the newest formation ended, as far as the next one has not begun."""
-    entry, live = gang.status.formation, trouble_of(gang)
+    entry, live = gang.status.formation, diagnosis.trouble
     if entry is None:
         return None
     is_fresh = entry.over_at is None or gang.now - entry.over_at < timedelta(seconds=BETTER_EVIDENCE_SECONDS)
@@ -110,21 +111,15 @@ def _standing_trouble(gang: Gang) -> Trouble | None:
         return None
     if not entry.is_over:
         return live
-    known = recoveries.of_formation(gang.status, entry.number)
-    return None if known is None else recoveries.trouble_of_record(known)
+    return None if diagnosis.record is None else recoveries.trouble_of_record(diagnosis.record)
 
 
-def _crash_outside(gang: Gang) -> Trouble | None:
+def _crash_outside(gang: Gang, diagnosis: Diagnosis) -> Trouble | None:
     """A member could not prepare or ended before it took part."""
-    found = [(member, trouble_outside(gang, member)) for member in gang.members]
-    return next(
-        (
-            trouble
-            for member, trouble in found
-            if trouble is not None and (trouble.failure_class is FailureClass.USER_ERROR or not is_silent_end(gang, member))
-        ),
-        None,
-    )
+    crashed = ((member.serial, diagnosis.crashed.get(member.serial)) for member in gang.members)
+    found = ((serial, trouble) for serial, trouble in crashed if trouble is not None)
+    said = (trouble for serial, trouble in found if trouble.failure_class is FailureClass.USER_ERROR or serial not in diagnosis.silent)
+    return next(said, None)
 
 
 def _other_inputs(gang: Gang) -> Trouble | None:

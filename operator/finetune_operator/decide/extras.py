@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from finetune_operator.api.status import MemberEntry
 from finetune_operator.decide.decision import Event
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.gang import Gang
 from finetune_operator.decide.line import is_luxury_due
 from finetune_operator.decide.members_answer import MembersAnswer
@@ -18,7 +19,7 @@ def num_asked_for(gang: Gang, placed_serials: frozenset[int], entries: tuple[Mem
     return min(max(nodes.min, len(entries)), nodes.max)
 
 
-def give_back_extras_without_room(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def give_back_extras_without_room(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Whatever has no node yet and is not needed for nodes.min goes as soon as somebody waits."""
     if is_luxury_due(gang.observed, gang.job):
         return answer

@@ -12,10 +12,11 @@ from finetune_contract.state import newest_state
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs, Recovery
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.decision import Event
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.gang import PAST_FIRST_STEP, Gang, Member
 from finetune_operator.decide.remedy import made_progress, remedy_for
 from finetune_operator.decide.resume import next_crew, next_number, resume_point, seconds_until_smaller
-from finetune_operator.decide.trouble import Trouble, told_to_end, trouble_of
+from finetune_operator.decide.trouble import Trouble, told_to_end
 from finetune_operator.times import BETTER_EVIDENCE_SECONDS, INSPECT_SECONDS, LOOK_AT_COMMIT_SECONDS
 
 
@@ -29,18 +30,15 @@ class FormationAnswer:
     look_again_seconds: float | None = None
 
 
-def form(gang: Gang, status: JobStatus) -> FormationAnswer:
-    """The formation rules, in the order of a formation's life."""
-    answer = forgive_crashes_before_progress(gang, note_the_first_step(gang, FormationAnswer(status=status)))
-    if not gang.observed.is_judging:
-        return answer
-    trouble = trouble_of(gang)
-    if trouble is not None and gang.status.formation is not None:
-        answer = stop_a_formation_that_lost_a_member(gang, answer, trouble)
-    return start_the_next_formation_when_the_gang_is_ready(gang, answer)
+def form(gang: Gang, diagnosis: Diagnosis, status: JobStatus) -> FormationAnswer:
+    """The rules of formations, in the order of a formation's life."""
+    answer = FormationAnswer(status=status)
+    for rule in FORMATION_RULES:
+        answer = rule(gang, diagnosis, answer)
+    return answer
 
 
-def note_the_first_step(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
+def note_the_first_step(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
     """Training begins with the first step that a formation has finished."""
     entry = gang.active
     if entry is None or entry.first_step_at is not None or not gang.crew:
@@ -72,7 +70,7 @@ def _suspect_after_a_replay(before: JobStatus, begun: FormationEntry) -> tuple[E
     return (Event(type="Warning", reason="SuspectHardware", message=f"{record.member}: {what}; look at the hardware of its node"),)
 
 
-def forgive_crashes_before_progress(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
+def forgive_crashes_before_progress(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
     """A step that none before had finished: crashes are counted from here again."""
     restarts = answer.status.restarts
     if gang.active is None or restarts.crashes_without_progress == 0 or not made_progress(gang):
@@ -81,8 +79,12 @@ def forgive_crashes_before_progress(gang: Gang, answer: FormationAnswer) -> Form
     return replace(answer, status=answer.status.model_copy(update={"restarts": forgiven}))
 
 
-def stop_a_formation_that_lost_a_member(gang: Gang, answer: FormationAnswer, trouble: Trouble) -> FormationAnswer:
+def stop_a_formation_that_lost_a_member(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
     """It is over once, by the evidence that explains it best; better evidence may come until the next one starts."""
+    return answer if diagnosis.trouble is None else _end(gang, answer, diagnosis.trouble)
+
+
+def _end(gang: Gang, answer: FormationAnswer, trouble: Trouble) -> FormationAnswer:
     entry = answer.status.formation
     assert entry is not None
     known = recoveries.of_formation(answer.status, entry.number)
@@ -103,8 +105,10 @@ def _explains_more(trouble: Trouble, known: Recovery) -> bool:
     return recoveries.kind_of_record(known) is FailureKind.VICTIM and not trouble.is_victim
 
 
-def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: FormationAnswer) -> FormationAnswer:
+def start_the_next_formation_when_the_gang_is_ready(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
     """Also while one runs: without its leaving member once the replacement is ready, or larger."""
+    if not gang.observed.is_judging:
+        return answer
     entry, crew = answer.status.formation, next_crew(gang)
     if not crew or gang.is_past_training:
         wait = seconds_until_smaller(gang)
@@ -113,7 +117,7 @@ def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: Formatio
         return answer
     saver = None if entry is None else _saver_of_the_last_state(gang, entry, crew)
     if saver is not None and entry is not None:
-        answer = answer if entry.is_over else stop_a_formation_that_lost_a_member(gang, answer, told_to_end(saver))
+        answer = answer if entry.is_over else _end(gang, answer, told_to_end(saver))
         return replace(answer, look_again_seconds=LOOK_AT_COMMIT_SECONDS)
     if any(recoveries.has_a_bad_device(answer.status, member.name) for member in crew):
         return answer  # it is replaced first
@@ -121,7 +125,7 @@ def start_the_next_formation_when_the_gang_is_ready(gang: Gang, answer: Formatio
         return replace(answer, look_again_seconds=INSPECT_SECONDS)
     known = None if entry is None else recoveries.of_formation(answer.status, entry.number)
     if known is not None and known.failure_class == FailureClass.INFRASTRUCTURE and entry is not None and entry.over_at is not None:
-        trouble = trouble_of(gang)
+        trouble = diagnosis.trouble
         if trouble is not None and trouble.is_victim and gang.now - entry.over_at < timedelta(seconds=BETTER_EVIDENCE_SECONDS):
             return replace(answer, look_again_seconds=BETTER_EVIDENCE_SECONDS)
     return _start(gang, answer, crew)
@@ -203,3 +207,11 @@ def _event_of(trouble: Trouble) -> tuple[Event, ...]:
     if trouble.failure_class is FailureClass.DISRUPTED:
         return ()  # the members' rules tell of a lost member
     return (Event(type="Warning", reason="WorkerFailed", message=f"{trouble.failure_class}: {trouble.message}"),)
+
+
+FORMATION_RULES = (
+    note_the_first_step,
+    forgive_crashes_before_progress,
+    stop_a_formation_that_lost_a_member,
+    start_the_next_formation_when_the_gang_is_ready,
+)

@@ -8,36 +8,24 @@ from datetime import datetime, timedelta
 
 from finetune_contract.failures import FailureClass
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
-from finetune_operator.decide import recoveries
 from finetune_operator.decide.answer import delete_pod, soonest
 from finetune_operator.decide.decision import Event
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.extras import give_back_extras_without_room, num_asked_for, placed_serials
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.members_answer import MembersAnswer
 from finetune_operator.decide.remedy import count_outside
-from finetune_operator.decide.starting import never_started, why_not_started
-from finetune_operator.decide.trouble import (
-    FINISHED_BEFORE,
-    has_finished_before,
-    is_silent_end,
-    is_unreachable,
-    trouble_of_ended_pod,
-    trouble_outside,
-    unprepared,
-)
 from finetune_operator.times import MAX_REFUSED_BACKOFF_SECONDS, MAX_SILENT_BACKOFF_SECONDS
 
 KEPT_FAILED_PODS = 3
 
 
-def keep_members(gang: Gang, status: JobStatus) -> MembersAnswer:
-    """The members rules one after another; `status` is what the formation rules left."""
+def keep_members(gang: Gang, diagnosis: Diagnosis, status: JobStatus) -> MembersAnswer:
+    """The rules of members one after another; `status` is what the rules of formations left."""
     answer = MembersAnswer(status=status.model_copy(update={"members": note_uids(gang), "silent_members": _silence_after(gang)}))
-    answer = replace_lost_and_leaving_members(gang, answer)
-    answer = release_surplus_members(gang, answer)
-    answer = give_back_extras_without_room(gang, fill_empty_places(gang, answer))
-    answer = hold_creations_that_were_refused(gang, answer)
-    return create_what_is_listed(gang, clear_what_is_not_listed(gang, answer))
+    for rule in MEMBER_RULES:
+        answer = rule(gang, diagnosis, answer)
+    return answer
 
 
 def note_uids(gang: Gang) -> tuple[MemberEntry, ...]:
@@ -46,49 +34,24 @@ def note_uids(gang: Gang) -> tuple[MemberEntry, ...]:
     return (*(MemberEntry(serial=member.serial, uid=member.uid) for member in gang.members), *spares)
 
 
-def why_replaced(gang: Gang, member: Member) -> str | None:
-    """None for a member that stays."""
-    if member.uid is None:
-        return "its name belongs to somebody else" if member.serial in gang.observed.taken_serials else None
-    if not gang.observed.is_judging or gang.is_past_training:
-        return None
-    if member.is_gone:
-        return "its pod is gone"
-    if member.pod is not None and member.pod.is_over:
-        trouble = trouble_of_ended_pod(member, member.pod)
-        return "it has ended" if trouble is None else trouble.why
-    if member.is_leaving:
-        return "it was told to end"
-    if has_finished_before(gang, member):
-        return FINISHED_BEFORE
-    if is_unreachable(gang, member):
-        return "neither the operator nor any of its peers can reach it"
-    if recoveries.has_a_bad_device(gang.status, member.name):
-        return f"its device failed in {recoveries.DEVICE_ERRORS} formations in a row"
-    if gang.active is not None and never_started(gang, member):
-        return why_not_started(gang, member)
-    failure = unprepared(member)
-    return None if failure is None else f"it could not prepare: {failure.message}"
-
-
-def replace_lost_and_leaving_members(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def replace_lost_and_leaving_members(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """At once, by a new serial: a replacement never waits for the old pod to vanish (make before break)."""
     status, entries, events = answer.status, list(answer.status.members), list(answer.events)
     last = status.last_serial
     for member in gang.members:
-        why = why_replaced(gang, member)
+        why = diagnosis.lost.get(member.serial)
         if why is None:
             continue
         last += 1
         entries = [entry for entry in entries if entry.serial != member.serial] + [MemberEntry(serial=last)]
-        status = count_a_loss(gang, status, member)
+        status = count_a_loss(gang, diagnosis, status, member)
         new_name = gang.job.member_name(last)
         events.append(Event(type="Warning", reason="MemberLost", message=f"{member.name}: {why}; its replacement is {new_name}"))
     status = status.model_copy(update={"members": tuple(entries), "last_serial": last})
     return replace(answer, status=status, events=tuple(events))
 
 
-def release_surplus_members(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def release_surplus_members(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Fewer nodes are wanted: those that train in no formation go first, then the youngest."""
     entries = answer.status.places
     surplus = len(entries) - gang.num_wanted
@@ -101,7 +64,8 @@ def release_surplus_members(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
     return replace(answer, status=answer.status.model_copy(update={"members": kept}))
 
 
-def fill_empty_places(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def fill_empty_places(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
+    """New serials for the places that are asked for and that nobody has."""
     status = answer.status
     missing = num_asked_for(gang, placed_serials(gang), status.places) - len(status.places)
     if missing <= 0:
@@ -114,7 +78,7 @@ def fill_empty_places(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
     return replace(answer, status=status.model_copy(update=update), events=(*answer.events, event))
 
 
-def hold_creations_that_were_refused(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def hold_creations_that_were_refused(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """A running gang keeps what it has when a replacement is refused, says why, and tries again later."""
     placement, words = answer.status.placement, gang.observed.last_applied_error
     if words is not None and not is_a_spare_refused(gang):
@@ -126,7 +90,7 @@ def hold_creations_that_were_refused(gang: Gang, answer: MembersAnswer) -> Membe
     return replace(answer, status=answer.status.model_copy(update={"placement": placement}))
 
 
-def clear_what_is_not_listed(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def clear_what_is_not_listed(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Surplus pods go; a leaving member of the running formation stays until it is left; the last failed ones stay for their logs."""
     listed = {entry.serial for entry in answer.status.members}
     formation = answer.status.formation
@@ -138,7 +102,7 @@ def clear_what_is_not_listed(gang: Gang, answer: MembersAnswer) -> MembersAnswer
     return replace(answer, delete=tuple(delete_pod(pod) for pod in doomed))
 
 
-def create_what_is_listed(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def create_what_is_listed(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """One creation for each place whose pod was never seen; it may be repeated, because names are never used twice."""
     missing = tuple(entry.serial for entry in answer.status.places if entry.uid is None)
     if not missing:
@@ -159,12 +123,12 @@ def _silence_after(gang: Gang) -> MemberFailures:
     return MemberFailures() if heard else silent
 
 
-def count_a_loss(gang: Gang, status: JobStatus, member: Member) -> JobStatus:
+def count_a_loss(gang: Gang, diagnosis: Diagnosis, status: JobStatus, member: Member) -> JobStatus:
     """Losses outside of any formation: silent ends delay the next creation, crashes while preparing use up the budget."""
-    if is_silent_end(gang, member):
+    if member.serial in diagnosis.silent:
         silent = status.silent_members
         return status.model_copy(update={"silent_members": MemberFailures(count=silent.count + 1, last_at=gang.now)})
-    trouble = trouble_outside(gang, member)
+    trouble = diagnosis.crashed.get(member.serial)
     if trouble is None or trouble.failure_class is FailureClass.USER_ERROR:
         return status
     return status.model_copy(update={"restarts": count_outside(status.restarts)})
@@ -187,3 +151,14 @@ def seconds_left(now: datetime, until: datetime | None) -> float:
     """More than any back-off takes is left only when the clock was set back since: then nothing is."""
     left = 0.0 if until is None else (until - now).total_seconds()
     return left if 0 < left <= MAX_SILENT_BACKOFF_SECONDS else 0.0
+
+
+MEMBER_RULES = (
+    replace_lost_and_leaving_members,
+    release_surplus_members,
+    fill_empty_places,
+    give_back_extras_without_room,
+    hold_creations_that_were_refused,
+    clear_what_is_not_listed,
+    create_what_is_listed,
+)

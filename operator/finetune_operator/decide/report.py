@@ -144,14 +144,18 @@ def _warnings(gang: Gang, new: JobStatus, captured: tuple[Warned, ...]) -> tuple
     said = [pair for session in gang.observed.sessions for pair in session.warnings]
     said += [(remark.reason, remark.message) for remark in gang.observed.remarks]
     said += [(told.reason, told.message) for told in (*captured, *refused_outputs(gang))]
+    entries = [WarningEntry(reason=reason[:128], message=words[:1000], at=gang.now) for reason, words in said]
     if (slow := straggler_warning(gang, None if new.progress is None else new.progress.straggler)) is not None:
-        said.append((slow.reason, slow.message))
-    for reason, words in said:
-        message = words[:1000]
-        same = [entry.message for entry in known if entry.reason == reason]
-        if message not in same and len(same) < MAX_OF_A_KIND and len(known) < MAX_WARNINGS:
-            known.append(WarningEntry(reason=reason[:128], message=message, at=gang.now))
+        entries.append(slow)
+    for entry in entries:
+        same = [other for other in known if other.reason == entry.reason]
+        if not any(_is_told_by(entry, other) for other in same) and len(same) < MAX_OF_A_KIND and len(known) < MAX_WARNINGS:
+            known.append(entry)
     return tuple(known[len(gang.status.warnings) :])
+
+
+def _is_told_by(entry: WarningEntry, known: WarningEntry) -> bool:
+    return entry.message == known.message if entry.about is None else entry.about == known.about
 
 
 def _event(entry: WarningEntry) -> Event:

@@ -8,6 +8,7 @@ from finetune_operator.api.status import JobStatus
 from finetune_operator.decide import recoveries
 from finetune_operator.decide.admission import admit, seconds_until_timeout, why_no_room
 from finetune_operator.decide.answer import Answer, Phase, sentence_of, soonest
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.formation import form
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE, how_to_keep_kueue_away
@@ -22,12 +23,12 @@ from finetune_operator.times import PROBE_SECONDS, SILENT_SECONDS, WATCH_SECONDS
 _PHASE_OF = {MemberPhase.EVALUATING: Phase.EVALUATING, MemberPhase.EXPORTING: Phase.EXPORTING}
 
 
-def run(gang: Gang) -> Answer:
+def run(gang: Gang, diagnosis: Diagnosis) -> Answer:
     """The answer for a job that may have members."""
-    gang, filled = fill_places_from_spares(gang)
+    gang, filled = fill_places_from_spares(gang, diagnosis)
     status, admitted = admit(gang)
-    formed = form(gang, status)
-    kept = keep_spares(gang, keep_members(gang, formed.status))
+    formed = form(gang, diagnosis, status)
+    kept = keep_spares(gang, diagnosis, keep_members(gang, diagnosis, formed.status))
     asked = probes(gang)
     phase, reason, message = where_it_stands(gang, kept.status)
     return Answer(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
 from finetune_operator.decide.answer import delete_pod, soonest
 from finetune_operator.decide.decision import Event
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.decide.line import do_others_lack_room, do_others_wait, is_unschedulable
 from finetune_operator.decide.members import (
@@ -16,23 +17,22 @@ from finetune_operator.decide.members import (
     is_a_spare_refused,
     note_uids,
     seconds_left,
-    why_replaced,
 )
 from finetune_operator.decide.members_answer import MembersAnswer
 
 
-def fill_places_from_spares(gang: Gang) -> tuple[Gang, tuple[Event, ...]]:
+def fill_places_from_spares(gang: Gang, diagnosis: Diagnosis) -> tuple[Gang, tuple[Event, ...]]:
     """The gang as the rules after it see it: ready spares, lowest serial first, stand where members are lost, leave or are not ready."""
     usable = tuple(spare for spare in gang.spares if _is_usable(gang, spare))
     if not usable or not gang.observed.is_judging or gang.is_past_training:
         return gang, ()
-    changes = tuple(zip(_places_to_fill(gang), usable, strict=False))
+    changes = tuple(zip(_places_to_fill(gang, diagnosis), usable, strict=False))
     status, lost, events = gang.status, [], []
     for member, spare in changes:
-        why = why_replaced(gang, member)
+        why = diagnosis.lost.get(member.serial)
         if why is not None:
             lost.append(member)
-            status = count_a_loss(gang, status, member)
+            status = count_a_loss(gang, diagnosis, status, member)
             events.append(
                 Event(type="Warning", reason="MemberLost", message=f"{member.name}: {why}; the spare {spare.name} takes its place")
             )
@@ -49,33 +49,33 @@ def fill_places_from_spares(gang: Gang) -> tuple[Gang, tuple[Event, ...]]:
     return replace(moved, job=gang.job.model_copy(update={"status": status})), tuple(events)
 
 
-def keep_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def keep_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """The rules of spares one after another, when those of members are done."""
     if not gang.observed.is_judging:
         return answer
     answer = replace(answer, status=answer.status.model_copy(update={"lost_spares": _losses_after_good_news(gang)}))
-    answer = drop_lost_spares(gang, hold_a_refused_spare(gang, answer))
-    answer = give_back_spares_without_room(gang, answer)
-    return create_spares(gang, list_missing_spares(gang, answer))
+    for rule in SPARE_RULES:
+        answer = rule(gang, diagnosis, answer)
+    return answer
 
 
-def hold_a_refused_spare(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def hold_a_refused_spare(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """A quota that has no room for a spare is no trouble of the gang."""
     if not is_a_spare_refused(gang):
         return answer
     return _count(gang, answer, f"the cluster refused a spare: {gang.observed.last_applied_error}")
 
 
-def drop_lost_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def drop_lost_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """No disruption, no crash: the next one comes after a back-off."""
-    lost = tuple((spare, why) for spare in gang.spares if (why := _why_lost(gang, spare)) is not None)
+    lost = tuple((spare, why) for spare in gang.spares if (why := _why_lost(gang, diagnosis, spare)) is not None)
     if not lost:
         return answer
     counted = _count(gang, answer, "; ".join(f"{spare.name}: {why}" for spare, why in lost))
     return _without(counted, tuple(spare for spare, _ in lost))
 
 
-def give_back_spares_without_room(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def give_back_spares_without_room(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Room belongs to the places of this gang first, then to other gangs, then to spares, the running ones included."""
     others_wait = do_others_wait(gang.observed, gang.job.key)
     if _is_whole(gang, answer.status) and not others_wait:
@@ -90,7 +90,7 @@ def give_back_spares_without_room(gang: Gang, answer: MembersAnswer) -> MembersA
     return _without(replace(answer, events=(*answer.events, *events)), given)
 
 
-def list_missing_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def list_missing_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Only beside a gang whose places all have a node, while no other gang waits for one, and not while a recovery has all it needs.
 
     The first step of a formation does not wait for a newcomer on its node that imports torch.
@@ -112,7 +112,7 @@ def list_missing_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
     return replace(answer, status=status, events=(*answer.events, event))
 
 
-def create_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
+def create_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """As with members a creation may be repeated; one that was refused is tried again later, and nothing waits for it."""
     missing = tuple(entry.serial for entry in answer.status.members if entry.is_spare and entry.uid is None)
     if not missing:
@@ -123,10 +123,10 @@ def create_spares(gang: Gang, answer: MembersAnswer) -> MembersAnswer:
     return replace(answer, create=(*answer.create, *missing))
 
 
-def _places_to_fill(gang: Gang) -> list[Member]:
+def _places_to_fill(gang: Gang, diagnosis: Diagnosis) -> list[Member]:
     """Of lost and leaving members first; then of those that are not ready, unless the newest formation knows them: they may come back."""
     crew = {member.serial for member in gang.crew}
-    lost = [member for member in gang.members if why_replaced(gang, member) is not None]
+    lost = [member for member in gang.members if member.serial in diagnosis.lost]
     absent = [member for member in gang.members if member not in lost and not member.is_ready and member.serial not in crew]
     return [*lost, *absent]
 
@@ -142,8 +142,8 @@ def _has_other_inputs(gang: Gang, spare: Member) -> bool:
     return pinned is not None and found is not None and pinned.digests() != found
 
 
-def _why_lost(gang: Gang, spare: Member) -> str | None:
-    return why_replaced(gang, spare) or ("it found other bytes of model or data" if _has_other_inputs(gang, spare) else None)
+def _why_lost(gang: Gang, diagnosis: Diagnosis, spare: Member) -> str | None:
+    return diagnosis.lost.get(spare.serial) or ("it found other bytes of model or data" if _has_other_inputs(gang, spare) else None)
 
 
 def _count(gang: Gang, answer: MembersAnswer, why: str) -> MembersAnswer:
@@ -188,3 +188,12 @@ def _without(answer: MembersAnswer, spares: tuple[Member, ...]) -> MembersAnswer
 
 def _by_serial(members: list[Member]) -> tuple[Member, ...]:
     return tuple(sorted(members, key=lambda member: member.serial))
+
+
+SPARE_RULES = (
+    hold_a_refused_spare,
+    drop_lost_spares,
+    give_back_spares_without_room,
+    list_missing_spares,
+    create_spares,
+)

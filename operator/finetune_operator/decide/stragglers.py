@@ -1,7 +1,7 @@
 """A rank that is slow step after step, told with the name of its member: in status while it lasts, as one warning for each formation."""
 
-from finetune_contract.messages import Progress, Warned
-from finetune_operator.api.status import StragglerEntry
+from finetune_contract.messages import Progress
+from finetune_operator.api.status import StragglerEntry, WarningEntry
 from finetune_operator.decide.gang import Gang
 
 
@@ -22,17 +22,15 @@ def straggler_of(gang: Gang, progress: Progress) -> StragglerEntry | None:
     )
 
 
-def straggler_warning(gang: Gang, straggler: StragglerEntry | None) -> Warned | None:
-    """Once for each formation and member: the numbers in the message may be others the next time."""
+def straggler_warning(gang: Gang, straggler: StragglerEntry | None) -> WarningEntry | None:
+    """Told once for each formation and member."""
     entry = gang.status.formation
     if straggler is None or entry is None:
         return None
-    who = f"{straggler.member} slows formation {entry.number} down: "
-    if any(told.message.startswith(who) for told in gang.status.warnings):
-        return None
     times = straggler.seconds / max(straggler.others_seconds, 1e-9)
     message = (
-        f"{who}rank {straggler.rank} takes {times:.1f} times as long as the others for the same work "
-        f"({straggler.seconds:.3g} s a micro-batch, {straggler.step_share:.0%} of a step's time); training goes on"
+        f"{straggler.member} slows formation {entry.number} down: rank {straggler.rank} takes {times:.1f} times as long as the others "
+        f"for the same work ({straggler.seconds:.3g} s a micro-batch, {straggler.step_share:.0%} of a step's time); training goes on"
     )
-    return Warned(reason="Straggler", message=message)
+    about = f"{straggler.member} in formation {entry.number}"
+    return WarningEntry(reason="Straggler", message=message, about=about, at=gang.now)

@@ -6,13 +6,14 @@ from finetune_contract.messages import Commit, Stop
 from finetune_operator.api.status import Placement
 from finetune_operator.decide.answer import Answer, Phase, delete_pod
 from finetune_operator.decide.decision import Event, SendOrder
+from finetune_operator.decide.diagnosis import Diagnosis
 from finetune_operator.decide.gang import Gang, Member
 from finetune_operator.times import SUSPEND_SAVE_SECONDS
 
 _WHY = "the job is suspended"
 
 
-def suspend_a_suspended_job(gang: Gang) -> Answer | None:
+def suspend_a_suspended_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Stop and save, then delete every member; commits stay where they are. Who has not reconnected yet may have something to save."""
     if not gang.job.spec.suspend:
         return None
