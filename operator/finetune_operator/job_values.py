@@ -5,9 +5,9 @@ from datetime import datetime
 
 from finetune_contract.messages import Progress
 from finetune_operator.api.status import JobStatus, ProgressEntry
-from finetune_operator.decide.goodput import advance
-from finetune_operator.decide.observed import Session
-from finetune_operator.decide.report import tokens_processed
+from finetune_operator.decide.facts.observed import Session
+from finetune_operator.decide.reporting.goodput import advance
+from finetune_operator.decide.reporting.report import tokens_processed
 
 
 @dataclass(frozen=True, kw_only=True)

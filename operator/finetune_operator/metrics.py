@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 from finetune_contract.failures import FailureClass
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus, Recovery
-from finetune_operator.decide.answer import Phase
-from finetune_operator.decide.decision import Decision, Event
-from finetune_operator.decide.observed import Session
+from finetune_operator.decide.answers.answer import Phase
+from finetune_operator.decide.answers.decision import Decision, Event
+from finetune_operator.decide.facts.observed import Session
 from finetune_operator.job_values import COUNTERS, SERIES, job_values, newest_committed_step, newest_reading, spent_seconds
 from finetune_operator.reconcile.ports import REFUSALS, Agents, Clock, Jobs
 from finetune_operator.times import FINISHED_JOB_METRICS_SECONDS

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_operator.decide.priority import NO_CAPS, PriorityCaps, parse_caps
+from finetune_operator.decide.facts.priority import NO_CAPS, PriorityCaps, parse_caps
 
 PREFIX = "FINETUNE_OPERATOR_"
 LOG_LEVELS = ("debug", "info", "warning", "error")

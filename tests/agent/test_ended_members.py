@@ -13,7 +13,7 @@ from finetune_contract.failures import FailureClass
 from finetune_contract.last_words import MAX_BYTES
 from finetune_contract.messages import Exit, MemberPhase
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.decide.facts.observed import PodPhase, PodView
 from finetune_operator.kube.pod_view import parse_pod
 
 

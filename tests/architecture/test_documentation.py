@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from finetune_contract.failures import FailureClass
 from finetune_contract.reasons import OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
 from finetune_operator.api.status_words import STATUS_WORDS
-from finetune_operator.decide.answer import Phase, Verdict
+from finetune_operator.decide.answers.answer import Phase, Verdict
 from finetune_operator.kube.meters import Meters
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 

@@ -8,8 +8,8 @@ from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.job import FineTuneJob, Metadata
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberEntry, Pinned, PinnedInputs, Placement, Recovery
-from finetune_operator.decide.gang import Gang, look
-from finetune_operator.decide.observed import LineEntry, Observed, PodPhase, PodView, Session
+from finetune_operator.decide.facts.gang import Gang, look
+from finetune_operator.decide.facts.observed import LineEntry, Observed, PodPhase, PodView, Session
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 INPUTS = InputDigests(model="m" * 64, dataset="d" * 64)

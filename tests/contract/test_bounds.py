@@ -15,8 +15,8 @@ from finetune_contract.failures import FailureReport
 from finetune_contract.messages import FromAgent, Hello, parse_from_agent, render_message
 from finetune_contract.reasons import STORAGE_REASONS, WARNING_REASONS
 from finetune_operator.coordinator.sessions import SessionTable
+from finetune_operator.decide.answers.decision import Decision
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.decision import Decision
 from finetune_operator.job_values import job_values, newest_reading, spent_seconds
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -22,7 +22,7 @@ from finetune_contract.messages import (
 )
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.coordinator.sessions import SessionTable, greet, hear
-from finetune_operator.decide.observed import Session
+from finetune_operator.decide.facts.observed import Session
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 T1 = T0 + timedelta(seconds=5)

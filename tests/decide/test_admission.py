@@ -20,7 +20,7 @@ from tests.builders.observed import (
 
 from finetune_operator.api.status import JobStatus, MemberEntry, Placement
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.line import line_entry, order_of
+from finetune_operator.decide.facts.line import line_entry, order_of
 
 WITHOUT_ROOM = a_line_entry("bot", has_unschedulable=True)
 HALF = (a_pod(1), a_pending_pod(2))

@@ -22,8 +22,8 @@ from finetune_contract.messages import MemberPhase
 from finetune_contract.state import StateId
 from finetune_operator.api.status import MemberEntry, PinnedOverrides, ProgressEntry, Restarts
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.remedy import remedy_for, remedy_outside
-from finetune_operator.decide.trouble import Trouble
+from finetune_operator.decide.recovering.remedy import remedy_for, remedy_outside
+from finetune_operator.decide.recovering.trouble import Trouble
 
 PROGRESSED, STUCK = a_formation(furthest_step=4), a_formation(furthest_step=10)
 

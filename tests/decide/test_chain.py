@@ -25,7 +25,7 @@ from finetune_contract.last_words import Finished
 from finetune_contract.messages import Exit, MemberPhase, Output
 from finetune_operator.api.status import Condition, JobStatus, Restarts
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.facts.observed import PodPhase
 
 OUTPUT = Output(uri="s3://out/adapter", sha256="a" * 64, num_bytes=1000, step=100)
 BAD_ROW = FailureReport(failure_class=FailureClass.USER_ERROR, message="rows.jsonl:7: wanted messages, got prompt")

@@ -8,9 +8,9 @@ from tests.builders.observed import NOW, a_job, a_pod, a_recovery, a_session, ag
 from finetune_contract.failures import FailureClass, FailureKind, FailureReport
 from finetune_contract.messages import Inspect, MemberPhase, Probe, Start
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.observed import PodPhase
-from finetune_operator.decide.recoveries import has_a_bad_device, kind_of_record
-from finetune_operator.decide.trouble import trouble_of, trouble_of_ended_pod
+from finetune_operator.decide.facts.observed import PodPhase
+from finetune_operator.decide.recovering.recoveries import has_a_bad_device, kind_of_record
+from finetune_operator.decide.recovering.trouble import trouble_of, trouble_of_ended_pod
 
 CUT_OFF = {"is_connected": False, "changed_at": ago(3)}
 SEES_TWO_GONE = {"unreachable_peers": frozenset({"pod-2"})}

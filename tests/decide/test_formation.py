@@ -26,8 +26,8 @@ from finetune_contract.messages import MemberPhase, Overrides, Peer, Start, Stop
 from finetune_contract.state import StateId
 from finetune_operator.api.status import CommitEntry, JobStatus, MemberEntry, PinnedOverrides, Placement
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.observed import PodPhase
-from finetune_operator.decide.resume import in_rank_order, next_number, resume_point
+from finetune_operator.decide.facts.observed import PodPhase
+from finetune_operator.decide.recovering.resume import in_rank_order, next_number, resume_point
 
 READY = {"phase": MemberPhase.READY, "formation": 0, "snapshot": None, "progress": None}
 STOPPED = {"phase": MemberPhase.STOPPED}

@@ -6,7 +6,7 @@ import pytest
 from tests.builders.observed import NOW, a_recovery, ago, some_progress, training_status
 
 from finetune_operator.api.status import Goodput, JobStatus, ProgressEntry
-from finetune_operator.decide.goodput import advance
+from finetune_operator.decide.reporting.goodput import advance
 
 
 def total(goodput: Goodput) -> float:

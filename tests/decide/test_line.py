@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.observed import NOW, a_line_entry, observed
 
-from finetune_operator.decide.line import CLEAN_BEFORE_GROWTH, MAX_BESIDE, Window, is_backing_off, order_of, who_is_ahead, who_is_called
+from finetune_operator.decide.facts.line import (
+    CLEAN_BEFORE_GROWTH,
+    MAX_BESIDE,
+    Window,
+    is_backing_off,
+    order_of,
+    who_is_ahead,
+    who_is_called,
+)
 from finetune_operator.reconcile.line import Line
 
 STATES = (

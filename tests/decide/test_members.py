@@ -23,7 +23,7 @@ from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import MemberPhase
 from finetune_operator.api.status import MemberEntry, MemberFailures, Placement, Restarts
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.facts.observed import PodPhase
 
 CUT_OFF = a_session(2, is_connected=False, changed_at=ago(3))
 COULD_NOT_PREPARE = a_fresh_session(

@@ -11,7 +11,7 @@ from finetune_contract.last_words import Finished
 from finetune_contract.messages import MemberPhase, Output
 from finetune_operator.api.status import MemberEntry
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.facts.observed import PodPhase
 
 OUTPUT = Output(uri="s3://out/adapter", sha256="a" * 64, num_bytes=1000, step=100)
 DONE = {"phase": MemberPhase.FINISHED, "output": OUTPUT}

@@ -23,9 +23,9 @@ from tests.builders.observed import (
 from finetune_contract.messages import MemberPhase, SlowRank, StorageProblem, StorageState
 from finetune_contract.state import StateId
 from finetune_operator.api.status import Columns, Condition, ProgressEntry, Restarts, WarningEntry
-from finetune_operator.decide.answer import Phase
+from finetune_operator.decide.answers.answer import Phase
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.columns import columns, eta
+from finetune_operator.decide.reporting.columns import columns, eta
 
 STARTING = training_status(formation=a_formation(first_step_at=None, resumed_step=None))
 NO_ROOM_AGAIN = observed(job=a_job(status=over_status()), pods=(a_pod(1), a_pending_pod(2)), sessions=(a_session(1),))

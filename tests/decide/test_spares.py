@@ -25,8 +25,8 @@ from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import Exit, MemberPhase, Start, Stop
 from finetune_operator.api.status import MemberEntry, MemberFailures, Placement, Recovery, Restarts
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.line import line_entry
-from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.facts.line import line_entry
+from finetune_operator.decide.facts.observed import PodPhase
 
 OTHER = a_line_entry("other")
 PREPARING = a_fresh_session(3, phase=MemberPhase.PREPARING, inputs=None)

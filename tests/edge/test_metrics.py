@@ -11,9 +11,9 @@ from finetune_contract.state import StateId
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Condition, JobStatus, Pinned, ProgressEntry, Recovery, Restarts
 from finetune_operator.coordinator.sessions import greet, hear
-from finetune_operator.decide.decision import Decision, Event
-from finetune_operator.decide.observed import Session
-from finetune_operator.decide.report import tokens_processed
+from finetune_operator.decide.answers.decision import Decision, Event
+from finetune_operator.decide.facts.observed import Session
+from finetune_operator.decide.reporting.report import tokens_processed
 from finetune_operator.metrics import JobCollector, OperatorMetrics
 
 KEY = ("team-a", "support-bot")

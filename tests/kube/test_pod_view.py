@@ -6,7 +6,7 @@ import pytest
 from tests.kube.builders import UID, pod_object, terminated
 
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.decide.facts.observed import PodPhase, PodView
 from finetune_operator.kube.cache import Entry
 from finetune_operator.kube.pod_view import parse_pod, parse_pod_entry
 

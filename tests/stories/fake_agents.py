@@ -25,7 +25,7 @@ from finetune_contract.messages import (
 )
 from finetune_contract.state import InputDigests, StateId, newest_state
 from finetune_operator.coordinator.sessions import SessionTable
-from finetune_operator.decide.gang import WORKING
+from finetune_operator.decide.facts.gang import WORKING
 
 INPUTS = InputDigests(model="m" * 64, dataset="d" * 64)
 TOLD_TO_END = FailureReport(failure_class=FailureClass.DISRUPTED, message="the member was told to end (SIGTERM)")

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from tests.kube.builders import ended_pod
 
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.decide.facts.observed import PodPhase, PodView
 from finetune_operator.kube.pod_view import parse_pod
 from finetune_operator.reconcile.ports import Created, NameTaken, PodInvalid, Refused
 

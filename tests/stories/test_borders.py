@@ -7,7 +7,7 @@ from tests.stories.fake_pods import Pod
 from tests.stories.world import World
 
 from finetune_contract.messages import MemberPhase
-from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.decide.facts.observed import PodPhase, PodView
 
 TOTAL = 20
 TWO = ["bot-0001-1", "bot-0001-2"]

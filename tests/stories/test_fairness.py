@@ -9,7 +9,7 @@ from tests.builders.machine import HANG_SECONDS
 from tests.builders.observed import a_job
 from tests.stories.world import World
 
-from finetune_operator.decide.priority import PriorityCaps, parse_caps
+from finetune_operator.decide.facts.priority import PriorityCaps, parse_caps
 from finetune_operator.kube.turns import Lane, Pace, Turns
 from finetune_operator.reconcile.passes import PassSettings
 from finetune_operator.reconcile.ports import Key, Unavailable

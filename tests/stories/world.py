@@ -9,8 +9,8 @@ from tests.stories.fake_pods import FakePods, OperatorDied
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.decision import Event
-from finetune_operator.decide.gang import WORKING
+from finetune_operator.decide.answers.decision import Event
+from finetune_operator.decide.facts.gang import WORKING
 from finetune_operator.reconcile.passes import PassSettings, Reconciler
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
 

@@ -21,7 +21,7 @@ from finetune_operator.coordinator.door import DOOR_LIMITS, Door, DoorLimits
 from finetune_operator.coordinator.pace import LogBudget, MemberPace
 from finetune_operator.coordinator.sessions import SessionTable
 from finetune_operator.coordinator.wakes import StorageGate, Wakes
-from finetune_operator.decide.observed import Session
+from finetune_operator.decide.facts.observed import Session
 from finetune_operator.reconcile.ports import Clock
 from finetune_operator.times import LONGEST_SLOWING_SECONDS, PING_SECONDS
 

@@ -21,7 +21,7 @@ from finetune_contract.messages import (
     Warned,
 )
 from finetune_contract.state import StateId, newest_state
-from finetune_operator.decide.observed import Session
+from finetune_operator.decide.facts.observed import Session
 
 _MAX_WARNINGS = 10
 

@@ -1,11 +1,9 @@
 """One pass as a pure function: the job chain, whose first opinion wins, then members and formation, then the report."""
 
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.admission import give_back_a_gang_that_cannot_be_whole_again, give_back_an_incomplete_gang, wait_for_a_turn
-from finetune_operator.decide.answer import delete_pod
+from finetune_operator.decide.answers.answer import delete_pod
+from finetune_operator.decide.answers.decision import Decision
 from finetune_operator.decide.deadlines import fail_a_job_past_its_deadline, give_back_a_gang_that_never_starts
-from finetune_operator.decide.decision import Decision
-from finetune_operator.decide.diagnosis import diagnose
 from finetune_operator.decide.endings import (
     complete_a_finished_job,
     end_an_unretryable_failure,
@@ -13,11 +11,17 @@ from finetune_operator.decide.endings import (
     fail_an_invalid_job,
     keep_an_ended_job_ended,
 )
-from finetune_operator.decide.gang import look
-from finetune_operator.decide.observed import Observed
-from finetune_operator.decide.report import report
+from finetune_operator.decide.facts.gang import look
+from finetune_operator.decide.facts.observed import Observed
+from finetune_operator.decide.placing.admission import (
+    give_back_a_gang_that_cannot_be_whole_again,
+    give_back_an_incomplete_gang,
+    wait_for_a_turn,
+)
+from finetune_operator.decide.placing.suspension import suspend_a_suspended_job
+from finetune_operator.decide.recovering.diagnosis import diagnose
+from finetune_operator.decide.reporting.report import report
 from finetune_operator.decide.running import run
-from finetune_operator.decide.suspension import suspend_a_suspended_job
 
 JOB_CHAIN = (
     keep_an_ended_job_ended,

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from finetune_operator.api.status import MemberFailures
-from finetune_operator.decide.admission import give_back
-from finetune_operator.decide.answer import Answer
-from finetune_operator.decide.diagnosis import Diagnosis
+from finetune_operator.decide.answers.answer import Answer
 from finetune_operator.decide.endings import fail
-from finetune_operator.decide.gang import Gang
-from finetune_operator.decide.goodput import advance
-from finetune_operator.decide.starting import never_started, why_not_started
+from finetune_operator.decide.facts.gang import Gang
+from finetune_operator.decide.placing.admission import give_back
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
+from finetune_operator.decide.recovering.starting import never_started, why_not_started
+from finetune_operator.decide.reporting.goodput import advance
 from finetune_operator.times import MAX_FAILED_STARTS, SECONDS_A_SILENT_END, TURN_SECONDS
 
 

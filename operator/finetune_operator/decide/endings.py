@@ -6,15 +6,15 @@ from datetime import timedelta
 from finetune_contract.failures import FailureClass, FailureKind
 from finetune_contract.messages import Exit
 from finetune_operator.api.status import OutputEntry
-from finetune_operator.decide import recoveries
-from finetune_operator.decide.answer import Answer, Phase, Verdict, delete_pod
-from finetune_operator.decide.decision import Event, SendOrder
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.observed import PodPhase
-from finetune_operator.decide.output import published_output
-from finetune_operator.decide.remedy import remedy_for, remedy_outside
-from finetune_operator.decide.trouble import Trouble
+from finetune_operator.decide.answers.answer import Answer, Phase, Verdict, delete_pod
+from finetune_operator.decide.answers.decision import Event, SendOrder
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.facts.observed import PodPhase
+from finetune_operator.decide.recovering import recoveries
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
+from finetune_operator.decide.recovering.remedy import remedy_for, remedy_outside
+from finetune_operator.decide.recovering.trouble import Trouble
+from finetune_operator.decide.reporting.output import published_output
 from finetune_operator.times import BETTER_EVIDENCE_SECONDS, EXIT_SECONDS
 
 

@@ -5,19 +5,19 @@ from datetime import timedelta
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION, speak_together
 from finetune_contract.messages import MemberPhase
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide import recoveries
-from finetune_operator.decide.admission import admit, seconds_until_timeout, why_no_room
-from finetune_operator.decide.answer import Answer, Phase, sentence_of, soonest
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.formation import form
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE, how_to_keep_kueue_away
-from finetune_operator.decide.line import is_unschedulable
-from finetune_operator.decide.members import keep_members
-from finetune_operator.decide.observed import PodPhase
-from finetune_operator.decide.orders import orders_of_formation, probes
-from finetune_operator.decide.spares import fill_places_from_spares, keep_spares
-from finetune_operator.decide.trouble import seconds_until_unreachable
+from finetune_operator.decide.answers.answer import Answer, Phase, sentence_of, soonest
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.facts.kueue import CAPTURED_BY_KUEUE, how_to_keep_kueue_away
+from finetune_operator.decide.facts.line import is_unschedulable
+from finetune_operator.decide.facts.observed import PodPhase
+from finetune_operator.decide.placing.admission import admit, seconds_until_timeout, why_no_room
+from finetune_operator.decide.placing.members import keep_members
+from finetune_operator.decide.placing.spares import fill_places_from_spares, keep_spares
+from finetune_operator.decide.recovering import recoveries
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
+from finetune_operator.decide.recovering.formation import form
+from finetune_operator.decide.recovering.orders import orders_of_formation, probes
+from finetune_operator.decide.recovering.trouble import seconds_until_unreachable
 from finetune_operator.times import PROBE_SECONDS, SILENT_SECONDS, WATCH_SECONDS
 
 _PHASE_OF = {MemberPhase.EVALUATING: Phase.EVALUATING, MemberPhase.EXPORTING: Phase.EXPORTING}

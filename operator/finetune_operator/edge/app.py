@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from finetune_operator.api.job import LABEL_JOB_UID
 from finetune_operator.api.render_config import render_config
 from finetune_operator.coordinator.server import Coordinator
-from finetune_operator.decide.observed import PodView
+from finetune_operator.decide.facts.observed import PodView
 from finetune_operator.edge.authenticate import PodAuthenticator
 from finetune_operator.edge.caretaker import Certificates, Sweeper, until_done
 from finetune_operator.edge.clock import SteadyClock, WallClock

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_operator.api.job import API_VERSION, KIND, FineTuneJob
-from finetune_operator.decide.decision import Event
+from finetune_operator.decide.answers.decision import Event
 from finetune_operator.kube.client import MERGE_PATCH, ApiClient, ApiError, JsonObject, Unreachable
 from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import Pace

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from finetune_operator.api.job import GROUP, PLURAL, VERSION, FineTuneJob
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.decision import Event
+from finetune_operator.decide.answers.decision import Event
 from finetune_operator.kube.client import MERGE_PATCH, METADATA_ONLY, ApiClient, ApiError, JsonObject, Unreachable
 from finetune_operator.kube.events import EventRecorder
 from finetune_operator.kube.informer import Strangers

@@ -3,7 +3,7 @@
 import re
 
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.decide.observed import PodView
+from finetune_operator.decide.facts.observed import PodView
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.client import ApiClient, ApiError, JsonObject, Unreachable
 from finetune_operator.kube.configmaps import JobConfigMaps, NameTakenByOther

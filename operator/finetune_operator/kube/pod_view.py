@@ -7,7 +7,7 @@ from typing import Any
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.last_words import Finished, parse_last_words
 from finetune_operator.api.job import GROUP, KIND, LABEL_SERIAL
-from finetune_operator.decide.observed import PodPhase, PodView
+from finetune_operator.decide.facts.observed import PodPhase, PodView
 from finetune_operator.kube.cache import Entry
 from finetune_operator.kube.pods import CONTAINER
 from finetune_operator.kube.shape import Unreadable, entries, moment, section, text

@@ -16,7 +16,7 @@ from rich.console import Console
 from finetune_operator.api.check_document import FileRefused, error_lines, read_file
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.rules import parse_job, warnings
-from finetune_operator.decide.decision import Event
+from finetune_operator.decide.answers.decision import Event
 from finetune_operator.local.folders import FolderInUse, RunFolders, make_folders
 from finetune_operator.local.jobs import read_stored
 from finetune_operator.local.local_run import LocalRun, SystemClock

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.decision import Event
+from finetune_operator.decide.answers.decision import Event
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
 
 

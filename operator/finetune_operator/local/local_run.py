@@ -22,8 +22,8 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.status import JobStatus
 from finetune_operator.coordinator.server import CHANNEL_PATH, Coordinator
-from finetune_operator.decide.decision import Event
-from finetune_operator.decide.observed import Session
+from finetune_operator.decide.answers.decision import Event
+from finetune_operator.decide.facts.observed import Session
 from finetune_operator.local.folders import RunFolders
 from finetune_operator.local.jobs import LocalJobs
 from finetune_operator.local.members import LocalMember, LocalMembers

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from finetune_operator.decide.decision import Event
+from finetune_operator.decide.answers.decision import Event
 from finetune_operator.local.view import RunView, render_line, render_seconds
 from finetune_operator.times import LINE_EVERY_SECONDS, REDRAW_SECONDS
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.decide.observed import Session
+from finetune_operator.decide.facts.observed import Session
 
 
 @dataclass(frozen=True, kw_only=True)

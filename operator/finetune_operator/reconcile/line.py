@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from finetune_operator.decide.line import Window, order_of, whose_turn_may_come
-from finetune_operator.decide.observed import LineEntry
+from finetune_operator.decide.facts.line import Window, order_of, whose_turn_may_come
+from finetune_operator.decide.facts.observed import LineEntry
 from finetune_operator.reconcile.ports import Key
 
 

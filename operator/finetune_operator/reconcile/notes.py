@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.observed import PodView, Session
+from finetune_operator.decide.facts.observed import PodView, Session
 
 log = logging.getLogger(__name__)
 

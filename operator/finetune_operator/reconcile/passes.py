@@ -12,12 +12,12 @@ from random import Random
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.rules import check_spec
+from finetune_operator.decide.answers.decision import Decision
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.decision import Decision
-from finetune_operator.decide.gang import have_all_spoken, member_uids
-from finetune_operator.decide.line import line_entry, who_is_called
-from finetune_operator.decide.observed import LineEntry, Observed, PodView
-from finetune_operator.decide.priority import NO_CAPS, PriorityCaps
+from finetune_operator.decide.facts.gang import have_all_spoken, member_uids
+from finetune_operator.decide.facts.line import line_entry, who_is_called
+from finetune_operator.decide.facts.observed import LineEntry, Observed, PodView
+from finetune_operator.decide.facts.priority import NO_CAPS, PriorityCaps
 from finetune_operator.reconcile.internal_error import with_internal_error
 from finetune_operator.reconcile.line import Line
 from finetune_operator.reconcile.notes import JobNotes

@@ -7,8 +7,8 @@ from typing import Protocol
 from finetune_contract.messages import Commit, Exit, Inspect, Probe, Start, Stop
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.decision import Decision, Event
-from finetune_operator.decide.observed import PodView, Session
+from finetune_operator.decide.answers.decision import Decision, Event
+from finetune_operator.decide.facts.observed import PodView, Session
 
 Key = tuple[str, str]
 REFUSALS = ("connection", "hello", "late", "message", "pace", "second", "token")  # what the channel refuses

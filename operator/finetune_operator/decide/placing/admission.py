@@ -9,11 +9,18 @@ from hashlib import sha256
 
 from finetune_contract.config import CONTRACT_VERSION
 from finetune_operator.api.status import JobStatus, Pinned, Placement
-from finetune_operator.decide.answer import Answer, Phase, delete_pod, soonest
-from finetune_operator.decide.decision import Event
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.line import do_others_wait, had_its_turn, is_unschedulable, seconds_of_backoff, who_is_ahead, who_is_called
+from finetune_operator.decide.answers.answer import Answer, Phase, delete_pod, soonest
+from finetune_operator.decide.answers.decision import Event
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.facts.line import (
+    do_others_wait,
+    had_its_turn,
+    is_unschedulable,
+    seconds_of_backoff,
+    who_is_ahead,
+    who_is_called,
+)
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.times import BACKOFF_JITTER, FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS
 
 _WAITS = "it waits in the queue; gangs of higher priority, and older ones of the same, are placed first"

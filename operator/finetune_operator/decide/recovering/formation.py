@@ -10,13 +10,13 @@ from datetime import timedelta
 from finetune_contract.failures import FailureClass, FailureKind
 from finetune_contract.state import newest_state
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs, Recovery
-from finetune_operator.decide import recoveries
-from finetune_operator.decide.decision import Event
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.gang import PAST_FIRST_STEP, Gang, Member
-from finetune_operator.decide.remedy import made_progress, remedy_for
-from finetune_operator.decide.resume import next_crew, next_number, resume_point, seconds_until_smaller
-from finetune_operator.decide.trouble import Trouble, told_to_end
+from finetune_operator.decide.answers.decision import Event
+from finetune_operator.decide.facts.gang import PAST_FIRST_STEP, Gang, Member
+from finetune_operator.decide.recovering import recoveries
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
+from finetune_operator.decide.recovering.remedy import made_progress, remedy_for
+from finetune_operator.decide.recovering.resume import next_crew, next_number, resume_point, seconds_until_smaller
+from finetune_operator.decide.recovering.trouble import Trouble, told_to_end
 from finetune_operator.times import BETTER_EVIDENCE_SECONDS, INSPECT_SECONDS, LOOK_AT_COMMIT_SECONDS
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from finetune_operator.api.status import Goodput, JobStatus
-from finetune_operator.decide.answer import Phase
+from finetune_operator.decide.answers.answer import Phase
 
 _KIND: dict[str, str] = {
     Phase.TRAINING: "training_seconds",

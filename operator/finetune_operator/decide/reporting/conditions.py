@@ -3,9 +3,9 @@
 from typing import Literal
 
 from finetune_operator.api.status import Condition
-from finetune_operator.decide.answer import Answer, Phase
-from finetune_operator.decide.gang import Gang
-from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE
+from finetune_operator.decide.answers.answer import Answer, Phase
+from finetune_operator.decide.facts.gang import Gang
+from finetune_operator.decide.facts.kueue import CAPTURED_BY_KUEUE
 
 RUNNING = frozenset({Phase.TRAINING, Phase.EVALUATING, Phase.EXPORTING})
 NOT_ADMITTED = frozenset({Phase.PENDING, Phase.QUEUED, Phase.SUSPENDING, Phase.SUSPENDED})

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from finetune_operator.api.status import MemberEntry
-from finetune_operator.decide.decision import Event
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.gang import Gang
-from finetune_operator.decide.line import is_luxury_due
-from finetune_operator.decide.members_answer import MembersAnswer
+from finetune_operator.decide.answers.decision import Event
+from finetune_operator.decide.answers.members_answer import MembersAnswer
+from finetune_operator.decide.facts.gang import Gang
+from finetune_operator.decide.facts.line import is_luxury_due
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
 
 
 def num_asked_for(gang: Gang, placed_serials: frozenset[int], entries: tuple[MemberEntry, ...]) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.decision import DeleteMember, Event
+from finetune_operator.decide.answers.decision import DeleteMember, Event
 
 
 @dataclass(frozen=True, kw_only=True)

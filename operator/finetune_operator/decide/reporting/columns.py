@@ -1,7 +1,7 @@
 """What `kubectl get` prints, as short strings: a printer column cannot compute."""
 
 from finetune_operator.api.status import Columns, ProgressEntry, Restarts
-from finetune_operator.decide.answer import Phase
+from finetune_operator.decide.answers.answer import Phase
 
 
 def columns(*, phase: Phase, reason: str, num_ready: int, num_wanted: int, progress: ProgressEntry | None, restarts: Restarts) -> Columns:

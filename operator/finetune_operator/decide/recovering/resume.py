@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from finetune_contract.failures import FailureClass
 from finetune_contract.state import StateId, newest_state
-from finetune_operator.decide import recoveries
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.starting import never_started
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.recovering import recoveries
+from finetune_operator.decide.recovering.starting import never_started
 
 
 @dataclass(frozen=True, kw_only=True)

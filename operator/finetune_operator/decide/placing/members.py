@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 
 from finetune_contract.failures import FailureClass
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
-from finetune_operator.decide.answer import delete_pod, soonest
-from finetune_operator.decide.decision import Event
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.extras import give_back_extras_without_room, num_asked_for, placed_serials
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.members_answer import MembersAnswer
-from finetune_operator.decide.remedy import count_outside
+from finetune_operator.decide.answers.answer import delete_pod, soonest
+from finetune_operator.decide.answers.decision import Event
+from finetune_operator.decide.answers.members_answer import MembersAnswer
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.placing.extras import give_back_extras_without_room, num_asked_for, placed_serials
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
+from finetune_operator.decide.recovering.remedy import count_outside
 from finetune_operator.times import MAX_REFUSED_BACKOFF_SECONDS, MAX_SILENT_BACKOFF_SECONDS
 
 KEPT_FAILED_PODS = 3

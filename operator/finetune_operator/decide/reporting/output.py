@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from finetune_contract.messages import Output, Warned
-from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.facts.gang import Gang, Member
 
 MAX_BYTES = 2**53
 MAX_STEPS = 2**53

@@ -4,10 +4,10 @@ from datetime import datetime
 
 from finetune_contract.messages import Commit, Stop
 from finetune_operator.api.status import Placement
-from finetune_operator.decide.answer import Answer, Phase, delete_pod
-from finetune_operator.decide.decision import Event, SendOrder
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.answers.answer import Answer, Phase, delete_pod
+from finetune_operator.decide.answers.decision import Event, SendOrder
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.times import SUSPEND_SAVE_SECONDS
 
 _WHY = "the job is suspended"

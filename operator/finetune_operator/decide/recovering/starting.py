@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.observed import PodPhase
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.facts.observed import PodPhase
 
 
 def never_started(gang: Gang, member: Member) -> bool:

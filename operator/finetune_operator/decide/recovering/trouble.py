@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 from finetune_contract.failures import ExitCode, FailureClass, FailureKind, FailureReport, kind_of
 from finetune_contract.messages import MemberPhase
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.observed import PodPhase, PodView, Session
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.facts.observed import PodPhase, PodView, Session
 from finetune_operator.times import LEAVE_MARGIN_SECONDS, STALL_SECONDS, UNANNOUNCED_SECONDS, UNREACHABLE_SECONDS
 
 STALL_STEPS = 3

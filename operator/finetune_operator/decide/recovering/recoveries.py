@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 from finetune_contract.failures import FailureClass, FailureKind, kind_by_words
 from finetune_operator.api.status import FormationEntry, JobStatus, Recovery
-from finetune_operator.decide.gang import WORKING, Gang, Member
-from finetune_operator.decide.trouble import Trouble
+from finetune_operator.decide.facts.gang import WORKING, Gang, Member
+from finetune_operator.decide.recovering.trouble import Trouble
 from finetune_operator.times import INSPECT_SECONDS
 
 KEPT = 10

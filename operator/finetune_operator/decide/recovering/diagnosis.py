@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_operator.api.status import Recovery
-from finetune_operator.decide import recoveries
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.starting import never_started, why_not_started
-from finetune_operator.decide.trouble import (
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.recovering import recoveries
+from finetune_operator.decide.recovering.starting import never_started, why_not_started
+from finetune_operator.decide.recovering.trouble import (
     FINISHED_BEFORE,
     Trouble,
     has_finished_before,

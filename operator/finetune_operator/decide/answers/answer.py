@@ -5,9 +5,9 @@ from enum import StrEnum
 from typing import Literal
 
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.decision import DeleteMember, Event, SendOrder
-from finetune_operator.decide.gang import Member
-from finetune_operator.decide.observed import PodView
+from finetune_operator.decide.answers.decision import DeleteMember, Event, SendOrder
+from finetune_operator.decide.facts.gang import Member
+from finetune_operator.decide.facts.observed import PodView
 
 
 class Phase(StrEnum):

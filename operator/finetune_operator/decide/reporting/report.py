@@ -9,15 +9,15 @@ from finetune_contract.messages import Progress, Warned
 from finetune_contract.reasons import NEWS_REASONS
 from finetune_operator.api.job import LABEL_JOB_UID
 from finetune_operator.api.status import MAX_WARNINGS, CommitEntry, JobStatus, ProgressEntry, WarningEntry
-from finetune_operator.decide.answer import Answer, soonest
-from finetune_operator.decide.columns import columns
-from finetune_operator.decide.conditions import ENDED, conditions
-from finetune_operator.decide.decision import Decision, Event
-from finetune_operator.decide.gang import Gang
-from finetune_operator.decide.goodput import advance
-from finetune_operator.decide.kueue import CAPTURED_BY_KUEUE
-from finetune_operator.decide.output import refused_outputs
-from finetune_operator.decide.stragglers import straggler_of, straggler_warning
+from finetune_operator.decide.answers.answer import Answer, soonest
+from finetune_operator.decide.answers.decision import Decision, Event
+from finetune_operator.decide.facts.gang import Gang
+from finetune_operator.decide.facts.kueue import CAPTURED_BY_KUEUE
+from finetune_operator.decide.reporting.columns import columns
+from finetune_operator.decide.reporting.conditions import ENDED, conditions
+from finetune_operator.decide.reporting.goodput import advance
+from finetune_operator.decide.reporting.output import refused_outputs
+from finetune_operator.decide.reporting.stragglers import straggler_of, straggler_warning
 from finetune_operator.times import STATUS_PROGRESS_SECONDS
 
 MAX_OF_A_KIND = 4

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from finetune_contract.failures import FailureClass
 from finetune_operator.api.status import PinnedOverrides, Restarts
-from finetune_operator.decide.gang import Gang
-from finetune_operator.decide.trouble import Trouble
+from finetune_operator.decide.facts.gang import Gang
+from finetune_operator.decide.recovering.trouble import Trouble
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from finetune_contract.messages import Progress
 from finetune_operator.api.status import StragglerEntry, WarningEntry
-from finetune_operator.decide.gang import Gang
+from finetune_operator.decide.facts.gang import Gang
 
 
 def straggler_of(gang: Gang, progress: Progress) -> StragglerEntry | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.decide.observed import LineEntry, Observed, PodPhase, PodView
+from finetune_operator.decide.facts.observed import LineEntry, Observed, PodPhase, PodView
 from finetune_operator.times import BACKOFF_JITTER, LONGEST_BLOCK_SECONDS, MAX_BACKOFF_SECONDS, SHORTEST_TURN_SECONDS, TURN_SECONDS
 
 MAX_PLACED_AT_ONCE = 256

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.decide.observed import Remark
+from finetune_operator.decide.facts.observed import Remark
 
 GREATEST_PRIORITY = 1_000_000
 

@@ -6,19 +6,19 @@ They use room that nobody waits for: created last and given back first. Nothing 
 from dataclasses import replace
 
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
-from finetune_operator.decide.answer import delete_pod, soonest
-from finetune_operator.decide.decision import Event
-from finetune_operator.decide.diagnosis import Diagnosis
-from finetune_operator.decide.gang import Gang, Member
-from finetune_operator.decide.line import do_others_lack_room, do_others_wait, is_unschedulable
-from finetune_operator.decide.members import (
+from finetune_operator.decide.answers.answer import delete_pod, soonest
+from finetune_operator.decide.answers.decision import Event
+from finetune_operator.decide.answers.members_answer import MembersAnswer
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.facts.line import do_others_lack_room, do_others_wait, is_unschedulable
+from finetune_operator.decide.placing.members import (
     back_off_after,
     count_a_loss,
     is_a_spare_refused,
     note_uids,
     seconds_left,
 )
-from finetune_operator.decide.members_answer import MembersAnswer
+from finetune_operator.decide.recovering.diagnosis import Diagnosis
 
 
 def fill_places_from_spares(gang: Gang, diagnosis: Diagnosis) -> tuple[Gang, tuple[Event, ...]]:

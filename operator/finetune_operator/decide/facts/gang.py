@@ -9,7 +9,7 @@ from finetune_contract.messages import MemberPhase
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import FormationEntry, JobStatus
-from finetune_operator.decide.observed import Observed, PodPhase, PodView, Session
+from finetune_operator.decide.facts.observed import Observed, PodPhase, PodView, Session
 
 WORKING = frozenset({MemberPhase.STARTING, MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING})
 PAST_FIRST_STEP = frozenset({MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING, MemberPhase.FINISHED})

@@ -2,9 +2,9 @@
 
 from finetune_contract.messages import Inspect, Overrides, Peer, Probe, Start, Stop
 from finetune_operator.api.status import FormationEntry, JobStatus
-from finetune_operator.decide import recoveries
-from finetune_operator.decide.decision import SendOrder
-from finetune_operator.decide.gang import Gang, Member
+from finetune_operator.decide.answers.decision import SendOrder
+from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.recovering import recoveries
 
 
 def orders_of_formation(gang: Gang, status: JobStatus, why: str) -> tuple[SendOrder, ...]:

@@ -1,0 +1,1 @@
+"""What a pass answers: creations, deletions, orders, events, and where the job stands."""

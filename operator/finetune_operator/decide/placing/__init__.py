@@ -1,0 +1,1 @@
+"""Places of a gang: admission, members, extras, spares, and giving all back."""

@@ -1,0 +1,1 @@
+"""What the status says: progress, conditions, columns, goodput, warnings, the adapter."""
