@@ -64,7 +64,7 @@ def test_every_reason_of_a_member_is_one_that_the_operator_takes() -> None:
 
 
 def test_every_phase_and_condition_is_documented_and_no_other() -> None:
-    types = {*_condition_types(OPERATOR / "decide" / "conditions.py"), *get_args(Verdict.__annotations__["kind"])}
+    types = {*_condition_types(OPERATOR / "decide" / "reporting" / "conditions.py"), *get_args(Verdict.__annotations__["kind"])}
     phases, conditions = (DOCS / "reference" / "conditions.md").read_text().split("## Conditions")
     assert _names(phases) == {phase.value for phase in Phase}
     assert _names(conditions) == types
@@ -151,7 +151,7 @@ def _condition_types(path: Path) -> Iterator[str]:
     yield from firsts - {"True", "False", "Unknown"}
 
 
-_SAY_REASONS = {"Event", "Warned", "WorkerWarning", "StorageProblem", "Remark"}
+_SAY_REASONS = {"Event", "Warned", "WorkerWarning", "StorageProblem", "Remark", "WarningEntry"}
 
 
 def _event_reasons(path: Path) -> Iterator[str]:
