@@ -32,11 +32,9 @@ def try_template(text: str, *, wall_seconds: float = TRIAL_WALL_SECONDS) -> str 
 
 
 def fault_of(text: str) -> str | None:
-    """What is wrong with it, or None. Bounded in the work it does, not in seconds: the caller is."""
+    """What is wrong with running it, or None; reading it was the rules' part. Bounded in work, not in seconds: the caller is."""
     try:
-        template = ChatTemplate(text, names=_NAMES, day=None)
-        template.check_shows_rows()
-        template.check_runs()
+        ChatTemplate(text, names=_NAMES, day=None).check_runs()
     except TemplateProblem as problem:
         return problem.words
     return None
