@@ -11,7 +11,7 @@ async def test_an_agent_that_lives_is_reachable() -> None:
 
 
 async def test_an_agent_that_is_stopped_is_not_reachable_although_its_kernel_accepts(monkeypatch) -> None:
-    monkeypatch.setattr(probes, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(probes, "PROBE_ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as stopped:
         assert not await probes.is_reachable(f"127.0.0.1:{stopped.getsockname()[1]}")
 
