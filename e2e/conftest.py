@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from tests import plugins
 from tests.faults.ledger import figures, pytest_runtest_makereport
 
 from e2e.faults import undisturbed
@@ -37,6 +38,11 @@ __all__ = [
     "undisturbed",
 ]
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    plugins.register(config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

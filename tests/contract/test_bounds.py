@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.builders.observed import observed, uid_of
@@ -131,7 +131,7 @@ def mutated(draw) -> dict[str, Any]:
     return message
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(st.lists(mutated(), min_size=1, max_size=4))
 def test_any_message_that_parses_can_be_carried(messages) -> None:
     told = []
@@ -143,7 +143,7 @@ def test_any_message_that_parses_can_be_carried(messages) -> None:
     carry(*told)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200), JSON.map(frame_of)))
 def test_any_bytes_are_refused_or_parsed_and_raise_nothing_else(frame) -> None:
     try:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders.observed import NOW, a_line_entry, observed
 
@@ -55,7 +55,6 @@ def may_go(line, window, key, freed_at):
     return who_is_ahead(observed(line=line, num_placed_at_once=window.size, num_placed_beside=window.num_beside), key) is None
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from([None, NOW - timedelta(seconds=5), NOW]))
 def test_whoever_may_go_on_after_a_change_and_could_not_before_is_woken(data, freed_at):
     line = Line()

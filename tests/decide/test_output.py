@@ -91,7 +91,7 @@ OUTPUTS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(output=OUTPUTS, formation=st.integers(0, 3), serial=st.integers(1, 9))
 def test_whatever_is_claimed_without_the_digest_of_an_adapter_completes_nothing(output, formation, serial) -> None:
     words = Finished.model_construct(formation=formation, output=output)

@@ -82,7 +82,7 @@ def mutated(draw, kind: str) -> Any:
     return item
 
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 
 
 @QUICK

@@ -148,7 +148,7 @@ def test_a_date_is_that_of_the_job():
 TEXTS = st.text(alphabet="ab \n:.<>{}|\u00e9\U0001f600", max_size=12) | st.sampled_from(("<|im_end|>", "</think>", "assistant\n", "zq0qz"))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.lists(TEXTS, min_size=1, max_size=7), st.sampled_from(((BASE, CHATML), (TRIMMING, CHATML), (SENTENCES, SPACED))), st.booleans())
 def test_a_trained_turn_is_what_the_model_must_generate(texts, setting, assistant_first):
     (tokenizer, template), is_spaced = setting, setting[1] == SPACED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.trainer.formations import a_config
@@ -231,7 +231,7 @@ def refusal_of(folder, inputs) -> TrainingError | None:
     return None
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(name=PLACES, which=st.integers(0, 60), value=VALUES, is_new=st.booleans())
 def test_any_value_in_any_file_is_taken_or_refused_but_never_a_crash(name, which, value, is_new, inputs):
     with tempfile.TemporaryDirectory() as above:
