@@ -93,7 +93,8 @@ class Account:
 
 
 def is_warned(recovery: JsonObject) -> bool:
-    return "its replacement was ready first" in recovery["reason"]
+    """The formation was left for one without the member that leaves: nothing had to be found."""
+    return bool(recovery.get("kind") == "loss" and recovery.get("detectSeconds") == 0)
 
 
 def moment(text: str) -> datetime:

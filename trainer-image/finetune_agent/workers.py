@@ -25,6 +25,7 @@ from finetune_agent.settings import Settings
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.run_order import RunOrder
 from finetune_contract.times import LAUNCHER_RESTART_SECONDS
+from finetune_contract.values import changed
 
 _MAX_LINE_BYTES = 1 << 20
 _MOST_DUDS = 3  # zygotes that ended before they were ready, in a row
@@ -101,7 +102,7 @@ class Workers:
         launch = Launch(order.formation)
         self._launch = launch
         self._reader = asyncio.create_task(launch.read_pipe(os.fdopen(read_fd, "rb", buffering=0)))
-        order = order.model_copy(update={"slots_fd": self._slots_fd, "beat_fd": self._beat_fd})
+        order = changed(order, slots_fd=self._slots_fd, beat_fd=self._beat_fd)
         try:
             socket.send_fds(self._control, [LaunchRequest(order=order).model_dump_json().encode()], [write_fd])
         except OSError as error:

@@ -20,7 +20,7 @@ from finetune_agent.launch_events import LauncherEnded, LaunchRefused, LaunchReq
 from finetune_agent.logs import configure_logs
 from finetune_agent.proc_tree import adopt_orphans, die_with_parent
 from finetune_contract.run_order import RunOrder
-from finetune_contract.values import Value
+from finetune_contract.values import Value, changed
 
 _MAX_PACKET_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Zygote:
         if not packet:
             return False
         events_fd = fds[0]
-        order = LaunchRequest.model_validate_json(packet).order.model_copy(update={"events_fd": events_fd})
+        order = changed(LaunchRequest.model_validate_json(packet).order, events_fd=events_fd)
         try:
             self._fork(order)
         finally:

@@ -8,7 +8,7 @@ from typing import Literal
 from finetune_contract.bounds import BORDER, FormationNumber
 from finetune_contract.failures import FailureReport
 from finetune_contract.messages import Output
-from finetune_contract.values import Value
+from finetune_contract.values import Value, changed
 
 MAX_BYTES = 4096  # Kubernetes keeps no more of a termination message
 
@@ -39,8 +39,8 @@ def render_last_words(words: FailureReport | Finished) -> str:
     if isinstance(words, Finished) or len(text.encode()) <= MAX_BYTES:
         return text
     message = words.message
-    text = words.model_copy(update={"traceback_end": None}).model_dump_json(exclude_none=True)
+    text = changed(words, traceback_end=None).model_dump_json(exclude_none=True)
     while len(text.encode()) > MAX_BYTES:
         message = message[: len(message) // 2]
-        text = words.model_copy(update={"traceback_end": None, "message": message}).model_dump_json(exclude_none=True)
+        text = changed(words, traceback_end=None, message=message).model_dump_json(exclude_none=True)
     return text

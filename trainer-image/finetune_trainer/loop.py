@@ -15,6 +15,7 @@ import torch.distributed as dist
 from finetune_contract.messages import Progress
 from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerProgress, WorkerWarning
 from finetune_contract.state import RunRecord, StateId
+from finetune_contract.values import changed
 from finetune_trainer.batch import Schedule, chain_digest
 from finetune_trainer.data import load_data
 from finetune_trainer.evaluate import Evaluation
@@ -61,7 +62,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     restored = restore(snapshots, state)
     if restored is not None:
         warn_of_other_numerics(restored, record, reporter)
-        record = restored.model_copy(update={"numerics": numerics_of(order, device)})
+        record = changed(restored, numerics=numerics_of(order, device))
         snapshots.begin(record)
     first_step = record.step
 
@@ -73,7 +74,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         snapshots.wait()
         reporter.enter("evaluating")
         loss = finite_or_told(evaluation.mean_loss(model, ranks, device, reporter), record.step, reporter)
-        return record.model_copy(update={"eval_loss": loss, "last_evaluated_step": record.step})
+        return changed(record, eval_loss=loss, last_evaluated_step=record.step)
 
     record = evaluate(record)
     reporter.enter("first_step")
@@ -97,28 +98,27 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
             work = check_same_on_all_ranks(state, index + 1, ranks, passes.own_work)
 
         numbers = [int(data.train.numbers[row]) for row in step.rows.rows]
-        record = record.model_copy(
-            update={
-                "step": index + 1,
-                "rows_consumed": record.rows_consumed + len(numbers),
-                "tokens_total": record.tokens_total + step.num_tokens,
-                "sample_digest": chain_digest(record.sample_digest, index + 1, numbers),
-                "last_loss": loss,
-                "first_loss": loss if record.first_loss is None else record.first_loss,
-            }
+        record = changed(
+            record,
+            step=index + 1,
+            rows_consumed=record.rows_consumed + len(numbers),
+            tokens_total=record.tokens_total + step.num_tokens,
+            sample_digest=chain_digest(record.sample_digest, index + 1, numbers),
+            last_loss=loss,
+            first_loss=loss if record.first_loss is None else record.first_loss,
         )
         if index == first_step:
             reporter.enter("training", resumed_step=first_step)
         seconds = time.perf_counter() - started
         times.add(work, seconds)
         progress = _progress(order, record, schedule, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
-        progress = progress.model_copy(update={"slowest": times.slowest()})
+        progress = changed(progress, slowest=times.slowest())
         snapshots.begin(record, then=partial(reporter.kept, progress))
         evaluated = evaluate(record)
         if evaluated is not record:
             reporter.enter("training")
             if ranks.is_leader:
-                reporter.tell(WorkerProgress(progress=progress.model_copy(update={"eval_loss": evaluated.eval_loss})))
+                reporter.tell(WorkerProgress(progress=changed(progress, eval_loss=evaluated.eval_loss)))
         record = evaluated
 
     snapshots.wait()

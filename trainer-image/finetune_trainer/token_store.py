@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from finetune_contract.times import LOCK_POLL_SECONDS
-from finetune_contract.values import Value
+from finetune_contract.values import Value, changed
 from finetune_trainer.tokens import Part, Tally, Tokens
 
 _RECORD, _LOCK = "record.json", "lock"
@@ -89,7 +89,7 @@ class TokenStore:
         self._write(record)
 
     def complete(self, record: StoreRecord) -> None:
-        self._write(record.model_copy(update={"is_complete": True}))
+        self._write(changed(record, is_complete=True))
 
     def open(self, record: StoreRecord) -> Tokens:
         """Mapped, read-only."""

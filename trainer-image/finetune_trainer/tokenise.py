@@ -10,6 +10,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.values import changed
 from finetune_trainer.bad_rows import BadRows
 from finetune_trainer.encode import Encoded, Encoder
 from finetune_trainer.model_files import blaming_the_model, check_links, check_tokenizer_files, refused
@@ -93,7 +94,7 @@ class Tokenising:
             if row is None:
                 continue
             encoded = row if isinstance(row, RowError) else self._encode(row)
-            counted = counted.model_copy(update={"num_rows": counted.num_rows + 1})
+            counted = changed(counted, num_rows=counted.num_rows + 1)
             if isinstance(encoded, RowError):
                 bad.add(encoded, counted.num_rows)
                 continue
@@ -139,27 +140,24 @@ class Tokenising:
         for text in encoded.notes:
             note = self._notes.get(text)
             if note is not None or len(self._notes) < MAX_NOTES:
-                self._notes[text] = (
-                    Note(text=text, count=1, first=row.number) if note is None else note.model_copy(update={"count": note.count + 1})
-                )
-        return tally.model_copy(
-            update={
-                "last_number": row.number,
-                "num_tokens": tally.num_tokens + (len(marks) if is_kept else 0),
-                "num_targets": tally.num_targets + (sum(marks) if is_kept else 0),
-                "num_cut": tally.num_cut + (length > limit),
-                "num_dropped": tally.num_dropped + (not is_kept),
-                "shortest": length if tally.shortest is None else min(tally.shortest, length),
-                "longest": max(tally.longest, length),
-            }
+                self._notes[text] = Note(text=text, count=1, first=row.number) if note is None else changed(note, count=note.count + 1)
+        return changed(
+            tally,
+            last_number=row.number,
+            num_tokens=tally.num_tokens + (len(marks) if is_kept else 0),
+            num_targets=tally.num_targets + (sum(marks) if is_kept else 0),
+            num_cut=tally.num_cut + (length > limit),
+            num_dropped=tally.num_dropped + (not is_kept),
+            shortest=length if tally.shortest is None else min(tally.shortest, length),
+            longest=max(tally.longest, length),
         )
 
     def _close(self, part: "_Open", counted: Tally) -> Part:
         unused = dict(self._unused_before)
         for name, count in self._rows.unused.items():
             unused[name] = unused.get(name, 0) + count
-        self.tally = counted.model_copy(
-            update={"notes": tuple(self._notes.values()), "unused": unused, "bases": tuple(self._rows.bases[: len(self._rows.files)])}
+        self.tally = changed(
+            counted, notes=tuple(self._notes.values()), unused=unused, bases=tuple(self._rows.bases[: len(self._rows.files)])
         )
         return part.close()
 

@@ -16,6 +16,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from pydantic import ValidationError
 
 from finetune_contract.messages import MAX_FRAME_BYTES, FromAgent, Hello, Progress, Start, StorageState, Warned, parse_from_agent
+from finetune_contract.values import changed
 from finetune_operator.coordinator.connection import Connection, MemberIdentity, Order, may_take_over
 from finetune_operator.coordinator.door import DOOR_LIMITS, Door, DoorLimits
 from finetune_operator.coordinator.pace import LogBudget, MemberPace
@@ -260,7 +261,7 @@ class Coordinator:
         if not isinstance(order, Start):
             return order
         secret = hmac.new(self._store_key(), f"store of {job_uid}/{order.formation}".encode(), "sha256").hexdigest()
-        return order.model_copy(update={"store_secret": secret})
+        return changed(order, store_secret=secret)
 
     def _note_refused(self, uid: str, what: str, words: str) -> None:
         self._refuse(what)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from finetune_contract.values import changed
 from finetune_operator.api.status import MemberFailures
 from finetune_operator.decide.answers.answer import Answer
 from finetune_operator.decide.endings import fail
@@ -44,5 +45,5 @@ def give_back_a_gang_that_never_starts(gang: Gang, diagnosis: Diagnosis) -> Answ
         return fail(gang, reason="NeverStarted", message=f"{why}; this was so {count} times in a row")
     least = gang.job.spec.termination_grace_period_seconds + TURN_SECONDS  # its pods have gone, and another gang had a turn
     answer = give_back(gang, reason="NeverStarted", why=why, backs_off=True, least_seconds=least)
-    update = {"failed_starts": MemberFailures(count=count, last_at=gang.now), "silent_members": MemberFailures()}
-    return replace(answer, status=answer.status.model_copy(update=update))
+    status = changed(answer.status, failed_starts=MemberFailures(count=count, last_at=gang.now), silent_members=MemberFailures())
+    return replace(answer, status=status)

@@ -5,14 +5,14 @@ from datetime import timedelta
 
 from finetune_contract.failures import FailureClass, FailureKind
 from finetune_contract.messages import Exit
+from finetune_contract.values import changed
 from finetune_operator.api.status import OutputEntry
 from finetune_operator.decide.answers.answer import Answer, Phase, Verdict, delete_pod
 from finetune_operator.decide.answers.decision import Event, SendOrder
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.observed import PodPhase
-from finetune_operator.decide.recovering import recoveries
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
-from finetune_operator.decide.recovering.remedy import remedy_for, remedy_outside
+from finetune_operator.decide.recovering.remedy import remedy_outside
 from finetune_operator.decide.recovering.trouble import Trouble
 from finetune_operator.decide.reporting.output import published_output
 from finetune_operator.times import BETTER_EVIDENCE_SECONDS, EXIT_SECONDS
@@ -33,7 +33,7 @@ def keep_an_ended_job_ended(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     waits = [] if not _live(gang) or age >= EXIT_SECONDS else [EXIT_SECONDS - age]
     waits += [ttl - age] if ttl is not None and not is_expired and gang.observed.pods else []
     return Answer(
-        status=status.model_copy(update={"members": ()}),
+        status=changed(status, members=()),
         phase=Phase(kind),
         reason=told.reason if told is not None else kind,
         message=told.message if told is not None else "",
@@ -59,7 +59,7 @@ def complete_a_finished_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     )
     found = "was there already" if published.already_present else f"was published after step {published.step}"
     message = f"the adapter {found}: {published.uri}"
-    status = gang.status.model_copy(update={"output": output, "completion_time": gang.now, "members": ()})
+    status = changed(gang.status, output=output, completion_time=gang.now, members=())
     return Answer(
         status=status,
         phase=Phase.COMPLETE,
@@ -91,27 +91,24 @@ def end_an_unretryable_failure(gang: Gang, diagnosis: Diagnosis) -> Answer | Non
     """An error of the user at once; the others when their remedy is used up."""
     if not gang.observed.is_judging:
         return None
-    outside, inside = _other_inputs(gang) or _crash_outside(gang, diagnosis), _standing_trouble(gang, diagnosis)
+    outside = _other_inputs(gang) or _crash_outside(gang, diagnosis)
     found = [] if outside is None else [(outside, remedy_outside(gang, outside))]
-    found += [] if inside is None else [(inside, remedy_for(gang, inside))]
+    if diagnosis.cause is not None and diagnosis.remedy is not None and not _may_become_a_loss(gang, diagnosis):
+        found.append((diagnosis.cause, diagnosis.remedy))
     for trouble, remedy in found:
         if remedy.hopeless is not None:
             answer = fail(gang, reason=trouble.failure_class.value, message=remedy.hopeless)
-            return replace(answer, status=answer.status.model_copy(update={"restarts": remedy.restarts}))
+            return replace(answer, status=changed(answer.status, restarts=remedy.restarts))
     return None
 
 
-def _standing_trouble(gang: Gang, diagnosis: Diagnosis) -> Trouble | None:
-    """Why the newest formation ended, as far as the next one has not begun."""
+def _may_become_a_loss(gang: Gang, diagnosis: Diagnosis) -> bool:
+    """A lost member ends no job, and what only victims saw may turn out to be one."""
     entry, live = gang.status.formation, diagnosis.trouble
-    if entry is None:
-        return None
+    if entry is None or live is None:
+        return False
     is_fresh = entry.over_at is None or gang.now - entry.over_at < timedelta(seconds=BETTER_EVIDENCE_SECONDS)
-    if live is not None and (live.failure_class is FailureClass.DISRUPTED or (live.is_victim and is_fresh)):
-        return None
-    if not entry.is_over:
-        return live
-    return None if diagnosis.record is None else recoveries.trouble_of_record(diagnosis.record)
+    return live.failure_class is FailureClass.DISRUPTED or (live.is_victim and is_fresh)
 
 
 def _crash_outside(gang: Gang, diagnosis: Diagnosis) -> Trouble | None:
@@ -153,7 +150,7 @@ def _is_left_over(member: Member, age_seconds: float) -> bool:
 
 def fail(gang: Gang, *, reason: str, message: str) -> Answer:
     message = message[:2000]
-    status = gang.status.model_copy(update={"completion_time": gang.now, "members": ()})
+    status = changed(gang.status, completion_time=gang.now, members=())
     return Answer(
         status=status,
         phase=Phase.FAILED,

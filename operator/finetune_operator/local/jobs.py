@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from finetune_contract.values import changed
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus
@@ -32,13 +33,13 @@ class LocalJobs:
 
     def suspend(self, key: Key) -> None:
         """As a user who sets spec.suspend: save, then free the members."""
-        self.edit(key, self._jobs[key].spec.model_copy(update={"suspend": True}))
+        self.edit(key, changed(self._jobs[key].spec, suspend=True))
 
     def edit(self, key: Key, spec: FineTuneJobSpec) -> None:
         """As a user who applies another spec."""
         job = self._jobs[key]
-        metadata = job.metadata.model_copy(update={"generation": job.metadata.generation + 1})
-        self._store(job.model_copy(update={"metadata": metadata, "spec": spec}))
+        metadata = changed(job.metadata, generation=job.metadata.generation + 1)
+        self._store(changed(job, metadata=metadata, spec=spec))
 
     def get(self, key: Key) -> FineTuneJob | None:
         return self._jobs.get(key)
@@ -56,15 +57,15 @@ class LocalJobs:
             return Gone()
         if current.metadata.resource_version != job.metadata.resource_version:
             return Conflict()
-        return Written(job=self._store(current.model_copy(update={"status": status})))
+        return Written(job=self._store(changed(current, status=status)))
 
     async def record(self, job: FineTuneJob, event: Event) -> None:
         self._on_event(event)
 
     def _store(self, job: FineTuneJob) -> FineTuneJob:
         self._version += 1
-        metadata = job.metadata.model_copy(update={"resource_version": str(self._version)})
-        stored = job.model_copy(update={"metadata": metadata})
+        metadata = changed(job.metadata, resource_version=str(self._version))
+        stored = changed(job, metadata=metadata)
         self._jobs[job.key] = stored
         try:
             _replace(self._job_file, stored.model_dump_json(by_alias=True))

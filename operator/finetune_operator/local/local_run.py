@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
+from finetune_contract.values import changed
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.status import JobStatus
@@ -136,8 +137,8 @@ class LocalRun:
     def resize(self, *, nodes: int) -> None:
         """Train on so many members from the next step boundary on, as `kubectl scale` does."""
         spec = self.job.spec
-        size = spec.resources.nodes.model_copy(update={"min": min(spec.resources.nodes.min, nodes), "max": nodes})
-        self._jobs.edit(self._key, spec.model_copy(update={"resources": spec.resources.model_copy(update={"nodes": size})}))
+        size = changed(spec.resources.nodes, min=min(spec.resources.nodes.min, nodes), max=nodes)
+        self._jobs.edit(self._key, changed(spec, resources=changed(spec.resources, nodes=size)))
         self._look_again()
 
     async def wait_until(self, what: str, ask: Callable[["LocalRun"], _Answer], *, deadline_seconds: float | None = None) -> _Answer:

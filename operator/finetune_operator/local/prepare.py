@@ -10,17 +10,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from finetune_contract.values import changed
 from finetune_operator.api.job import FineTuneJob
 
 
 def change_document(document: Any, *, num_members: int | None, store: Path | None) -> Any:
     """A copy in which `store` takes checkpoints and adapter and the gang has `num_members`. What is no object is left as it is."""
-    changed = copy.deepcopy(document)
-    spec = _section(changed, "spec")
+    document_for_here = copy.deepcopy(document)
+    spec = _section(document_for_here, "spec")
     if spec is None:
-        return changed
+        return document_for_here
     if store is not None:
-        metadata = _section(changed, "metadata")
+        metadata = _section(document_for_here, "metadata")
         name = None if metadata is None else metadata.get("name")
         for field, kind in (("checkpoint", "checkpoints"), ("output", "adapters")):
             section = _section(spec, field)
@@ -29,7 +30,7 @@ def change_document(document: Any, *, num_members: int | None, store: Path | Non
     resources = _section(spec, "resources")
     if num_members is not None and resources is not None:
         resources["nodes"] = {"min": num_members, "max": num_members}
-    return changed
+    return document_for_here
 
 
 def _section(parent: Any, name: str) -> dict[str, Any] | None:
@@ -40,8 +41,7 @@ def _section(parent: Any, name: str) -> dict[str, Any] | None:
 
 def identify(job: FineTuneJob, *, uid: str, now: datetime) -> FineTuneJob:
     """With what the API server gives to a new object."""
-    identity = {"uid": uid, "generation": 1, "creation_timestamp": now}
-    return job.model_copy(update={"metadata": job.metadata.model_copy(update=identity)})
+    return changed(job, metadata=changed(job.metadata, uid=uid, generation=1, creation_timestamp=now))
 
 
 class OtherRun(Exception):
@@ -56,8 +56,8 @@ def continue_job(job: FineTuneJob, before: FineTuneJob | None) -> FineTuneJob:
         raise OtherRun(f"holds the run of {before.metadata.name} that has ended")
     if (before.key, _recipe(before)) != (job.key, _recipe(job)):
         raise OtherRun(f"holds an unfinished run of {before.metadata.name} with another model, data, adapter, training or place")
-    metadata = before.metadata.model_copy(update={"generation": before.metadata.generation + 1})
-    return job.model_copy(update={"metadata": metadata, "status": before.status})
+    metadata = changed(before.metadata, generation=before.metadata.generation + 1)
+    return changed(job, metadata=metadata, status=before.status)
 
 
 def _recipe(job: FineTuneJob) -> tuple[object, ...]:

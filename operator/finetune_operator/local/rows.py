@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.places import Scheme, parse_place
+from finetune_contract.values import changed
 from finetune_operator.api.check_document import FileRefused, error_lines, read_file, shown_name
 from finetune_operator.api.job import KIND, FineTuneJob
 from finetune_operator.api.render_config import render_config
@@ -83,8 +84,8 @@ def read_job(file: Path, scratch: Path, *, model: Path | None, data: Path | None
     ):
         if uri is not None and parse_place(uri).scheme in {Scheme.PVC, Scheme.CONFIGMAP}:
             raise FileRefused(f"{shown_name(file)}: {field}: {uri} lies in the cluster, and this machine does not see it; {advice}")
-    created = {"creation_timestamp": datetime.now(UTC)}  # what the API server would give it: a template may show the day
-    return parsed.model_copy(update={"metadata": parsed.metadata.model_copy(update=created)})
+    # What the API server would give it: a template may show the day.
+    return changed(parsed, metadata=changed(parsed.metadata, creation_timestamp=datetime.now(UTC)))
 
 
 def _out_of_config_map(uri: str, documents: tuple[Document, ...], target: Path) -> str:

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from finetune_contract.values import changed
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Condition, JobStatus
 
@@ -36,4 +37,4 @@ def with_internal_error(job: FineTuneJob, error: BaseException, now: datetime) -
         last_transition_time=since,
     )
     others = tuple(condition for condition in job.status.conditions if condition.type != "Stalled")
-    return job.status.model_copy(update={"conditions": (*others, stalled)})
+    return changed(job.status, conditions=(*others, stalled))

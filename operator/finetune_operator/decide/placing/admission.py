@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from finetune_contract.config import CONTRACT_VERSION
+from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, Pinned, Placement
 from finetune_operator.decide.answers.answer import Answer, Phase, delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
@@ -78,17 +79,16 @@ def admit(gang: Gang) -> tuple[JobStatus, tuple[Event, ...]]:
     job, status = gang.job, gang.status
     if status.placement.placing_since is not None:
         is_settled = not is_incomplete(gang) or gang.active is not None
-        return (status.model_copy(update={"placement": Placement()}) if is_settled else status), ()
+        return (changed(status, placement=Placement()) if is_settled else status), ()
     if gang.members:
         return status, ()
     image = job.spec.image or gang.observed.trainer_image
     pinned = status.pinned or Pinned(image=image, contract_version=CONTRACT_VERSION, admitted_at=gang.now)
     placement = Placement(placing_since=gang.now, attempts=status.placement.attempts)
-    update = {"pinned": pinned, "placement": placement, "start_time": status.start_time or gang.now}
     nodes = job.spec.resources.nodes
     size = f"{nodes.max}" if nodes.min == nodes.max else f"{nodes.min} to {nodes.max}"
     event = Event(type="Normal", reason="Admitted", message=f"{size} member{'s' if nodes.max > 1 else ''} may be placed")
-    return status.model_copy(update=update), (event,)
+    return changed(status, pinned=pinned, placement=placement, start_time=status.start_time or gang.now), (event,)
 
 
 def why_no_room(gang: Gang) -> str:
@@ -138,7 +138,7 @@ def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool, least_secon
     until = gang.now + timedelta(seconds=seconds) if backs_off else None
     gave_back_at = gang.now if backs_off else None
     placement = Placement(attempts=attempts, backoff_until=until, gave_back_at=gave_back_at, why=why[:1024], is_refused=is_refused)
-    status = gang.status.model_copy(update={"members": (), "placement": placement})
+    status = changed(gang.status, members=(), placement=placement)
     event = Event(type="Warning", reason="GaveBack", message=f"the members are given back: {why}"[:1000])
     return _queued(gang, status, reason=reason, why=why, events=(event,), look_again_seconds=seconds if backs_off else None)
 

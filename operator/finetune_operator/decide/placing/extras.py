@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from finetune_contract.values import changed
 from finetune_operator.api.status import MemberEntry
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.answers.members_answer import MembersAnswer
@@ -36,7 +37,7 @@ def give_back_extras_without_room(gang: Gang, diagnosis: Diagnosis, answer: Memb
     )
     event = Event(type="Normal", reason="ExtraGivenBack", message=f"{names}: another gang waits for room, and this one can train without")
     kept = tuple(entry for entry in answer.status.members if entry.serial not in given)
-    return replace(answer, status=answer.status.model_copy(update={"members": kept}), events=(*answer.events, event))
+    return replace(answer, status=changed(answer.status, members=kept), events=(*answer.events, event))
 
 
 def placed_serials(gang: Gang) -> frozenset[int]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_contract.failures import FailureClass
+from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
 from finetune_operator.decide.answers.answer import delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
@@ -22,7 +23,7 @@ KEPT_FAILED_PODS = 3
 
 def keep_members(gang: Gang, diagnosis: Diagnosis, status: JobStatus) -> MembersAnswer:
     """The rules of members one after another; `status` is what the rules of formations left."""
-    answer = MembersAnswer(status=status.model_copy(update={"members": note_uids(gang), "silent_members": _silence_after(gang)}))
+    answer = MembersAnswer(status=changed(status, members=note_uids(gang), silent_members=_silence_after(gang)))
     for rule in MEMBER_RULES:
         answer = rule(gang, diagnosis, answer)
     return answer
@@ -47,7 +48,7 @@ def replace_lost_and_leaving_members(gang: Gang, diagnosis: Diagnosis, answer: M
         status = count_a_loss(gang, diagnosis, status, member)
         new_name = gang.job.member_name(last)
         events.append(Event(type="Warning", reason="MemberLost", message=f"{member.name}: {why}; its replacement is {new_name}"))
-    status = status.model_copy(update={"members": tuple(entries), "last_serial": last})
+    status = changed(status, members=tuple(entries), last_serial=last)
     return replace(answer, status=status, events=tuple(events))
 
 
@@ -61,7 +62,7 @@ def release_surplus_members(gang: Gang, diagnosis: Diagnosis, answer: MembersAns
     youngest_first = sorted(entries, key=lambda entry: (entry.serial in crew, -entry.serial))
     released = {entry.serial for entry in youngest_first[:surplus]}
     kept = tuple(entry for entry in answer.status.members if entry.serial not in released)
-    return replace(answer, status=answer.status.model_copy(update={"members": kept}))
+    return replace(answer, status=changed(answer.status, members=kept))
 
 
 def fill_empty_places(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
@@ -74,8 +75,9 @@ def fill_empty_places(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -
     first = gang.job.member_name(serials[0])
     names = first if missing == 1 else f"{first} to {gang.job.member_name(serials[-1])}"
     event = Event(type="Normal", reason="MemberCreated", message=f"{missing} member{'s' if missing > 1 else ''}: {names}")
-    update = {"members": (*status.members, *(MemberEntry(serial=serial) for serial in serials)), "last_serial": serials[-1]}
-    return replace(answer, status=status.model_copy(update=update), events=(*answer.events, event))
+    members = (*status.members, *(MemberEntry(serial=serial) for serial in serials))
+    status = changed(status, members=members, last_serial=serials[-1])
+    return replace(answer, status=status, events=(*answer.events, event))
 
 
 def hold_creations_that_were_refused(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
@@ -84,10 +86,10 @@ def hold_creations_that_were_refused(gang: Gang, diagnosis: Diagnosis, answer: M
     if words is not None and not is_a_spare_refused(gang):
         attempts = placement.attempts + 1
         until = gang.now + timedelta(seconds=min(5 * 2 ** (attempts - 1), MAX_REFUSED_BACKOFF_SECONDS))
-        placement = placement.model_copy(update={"attempts": attempts, "backoff_until": until, "why": words[:1024]})
+        placement = changed(placement, attempts=attempts, backoff_until=until, why=words[:1024])
     elif placement.backoff_until is not None and all(entry.uid is not None for entry in answer.status.places):
-        placement = placement.model_copy(update={"attempts": 0, "backoff_until": None, "why": None})
-    return replace(answer, status=answer.status.model_copy(update={"placement": placement}))
+        placement = changed(placement, attempts=0, backoff_until=None, why=None)
+    return replace(answer, status=changed(answer.status, placement=placement))
 
 
 def clear_what_is_not_listed(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
@@ -127,11 +129,11 @@ def count_a_loss(gang: Gang, diagnosis: Diagnosis, status: JobStatus, member: Me
     """Losses outside of any formation: silent ends delay the next creation, crashes while preparing use up the budget."""
     if member.serial in diagnosis.silent:
         silent = status.silent_members
-        return status.model_copy(update={"silent_members": MemberFailures(count=silent.count + 1, last_at=gang.now)})
+        return changed(status, silent_members=MemberFailures(count=silent.count + 1, last_at=gang.now))
     trouble = diagnosis.crashed.get(member.serial)
     if trouble is None or trouble.failure_class is FailureClass.USER_ERROR:
         return status
-    return status.model_copy(update={"restarts": count_outside(status.restarts)})
+    return changed(status, restarts=count_outside(status.restarts))
 
 
 def is_a_spare_refused(gang: Gang) -> bool:

@@ -5,6 +5,7 @@ They use room that nobody waits for: created last and given back first. Nothing 
 
 from dataclasses import replace
 
+from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
 from finetune_operator.decide.answers.answer import delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
@@ -45,15 +46,15 @@ def fill_places_from_spares(gang: Gang, diagnosis: Diagnosis) -> tuple[Gang, tup
         spares=_by_serial([*spares, *(member for member in replaced if member not in lost)]),
         strays=(*gang.strays, *(member.pod for member in lost if member.pod is not None)),
     )
-    status = status.model_copy(update={"members": note_uids(moved)})
-    return replace(moved, job=gang.job.model_copy(update={"status": status})), tuple(events)
+    status = changed(status, members=note_uids(moved))
+    return replace(moved, job=changed(gang.job, status=status)), tuple(events)
 
 
 def keep_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """The rules of spares one after another, when those of members are done."""
     if not gang.observed.is_judging:
         return answer
-    answer = replace(answer, status=answer.status.model_copy(update={"lost_spares": _losses_after_good_news(gang)}))
+    answer = replace(answer, status=changed(answer.status, lost_spares=_losses_after_good_news(gang)))
     for rule in SPARE_RULES:
         answer = rule(gang, diagnosis, answer)
     return answer
@@ -108,7 +109,7 @@ def list_missing_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer)
     names = ", ".join(gang.job.member_name(serial) for serial in serials)
     event = Event(type="Normal", reason="MemberCreated", message=f"{missing} spare{'s' if missing > 1 else ''}: {names}")
     spares = (MemberEntry(serial=serial, is_spare=True) for serial in serials)
-    status = status.model_copy(update={"members": (*status.members, *spares), "last_serial": serials[-1]})
+    status = changed(status, members=(*status.members, *spares), last_serial=serials[-1])
     return replace(answer, status=status, events=(*answer.events, event))
 
 
@@ -149,7 +150,7 @@ def _why_lost(gang: Gang, diagnosis: Diagnosis, spare: Member) -> str | None:
 def _count(gang: Gang, answer: MembersAnswer, why: str) -> MembersAnswer:
     failures = MemberFailures(count=answer.status.lost_spares.count + 1, last_at=gang.now)
     event = Event(type="Warning", reason="SpareMissing", message=why[:1000])
-    return replace(answer, status=answer.status.model_copy(update={"lost_spares": failures}), events=(*answer.events, event))
+    return replace(answer, status=changed(answer.status, lost_spares=failures), events=(*answer.events, event))
 
 
 def _losses_after_good_news(gang: Gang) -> MemberFailures:
@@ -182,7 +183,7 @@ def _without(answer: MembersAnswer, spares: tuple[Member, ...]) -> MembersAnswer
     serials = {spare.serial for spare in spares}
     kept = tuple(entry for entry in answer.status.members if entry.serial not in serials)
     live = (spare.pod for spare in spares if spare.pod is not None and spare.pod.holds_room)
-    status = answer.status.model_copy(update={"members": kept})
+    status = changed(answer.status, members=kept)
     return replace(answer, status=status, delete=(*answer.delete, *(delete_pod(pod) for pod in live)))
 
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from finetune_contract.messages import Commit, Stop
+from finetune_contract.values import changed
 from finetune_operator.api.status import Placement
 from finetune_operator.decide.answers.answer import Answer, Phase, delete_pod
 from finetune_operator.decide.answers.decision import Event, SendOrder
@@ -47,7 +48,7 @@ def _unsaved_holder(gang: Gang) -> Member | None:
 def _save(gang: Gang, seconds_left: float) -> Answer:
     entry, status = gang.status.formation, gang.status
     if entry is not None and not entry.is_over:
-        status = status.model_copy(update={"formation": entry.model_copy(update={"is_over": True, "over_at": gang.now})})
+        status = changed(status, formation=changed(entry, is_over=True, over_at=gang.now))
     return Answer(
         status=status,
         phase=Phase.SUSPENDING,
@@ -78,7 +79,7 @@ def _orders(gang: Gang, seconds_left: float) -> tuple[SendOrder, ...]:
 def _free(gang: Gang) -> Answer:
     live = tuple(pod for pod in gang.observed.pods if pod.holds_room)
     is_freed = not live and not gang.members
-    status = gang.status.model_copy(update={"members": (), "placement": Placement()})
+    status = changed(gang.status, members=(), placement=Placement())
     is_news = is_freed and not gang.status.is_true("Suspended")
     step = gang.status.last_commit.step if gang.status.last_commit is not None else 0
     message = f"no pods are kept; spec.suspend: false {f'goes on from step {step}' if step else 'starts it'}"

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from finetune_contract.failures import FailureClass, FailureKind
 from finetune_operator.api.status import Recovery
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.recovering import recoveries
+from finetune_operator.decide.recovering.remedy import Remedy, remedy_for
 from finetune_operator.decide.recovering.starting import never_started, why_not_started
 from finetune_operator.decide.recovering.trouble import (
     FINISHED_BEFORE,
@@ -22,14 +24,17 @@ from finetune_operator.decide.recovering.trouble import (
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """`trouble` explains best why the newest formation ended or has to; `record` is what the status holds of its end.
+    """`trouble` is what is seen now of why the newest formation ended or has to; `record` is what the status holds of its end.
 
+    `cause` is the one of the two that explains more, and `remedy` what is to be done about it.
     By serial, of members and spares: `lost` says why one has to be replaced; `crashed` is what ended one outside of any formation;
     `silent` are those that ended without a word to anybody.
     """
 
     trouble: Trouble | None
     record: Recovery | None
+    cause: Trouble | None
+    remedy: Remedy | None
     lost: Mapping[int, str]
     crashed: Mapping[int, Trouble]
     silent: frozenset[int]
@@ -37,15 +42,35 @@ class Diagnosis:
 
 def diagnose(gang: Gang) -> Diagnosis:
     entry, known = gang.status.formation, (*gang.members, *gang.spares)
+    trouble = trouble_of(gang)
+    record = None if entry is None else recoveries.of_formation(gang.status, entry.number)
+    cause = trouble if entry is None or not entry.is_over else _cause(record, trouble)
     lost = {member.serial: _why_lost(gang, member) for member in known}
     crashed = {member.serial: trouble_outside(gang, member) for member in known}
     return Diagnosis(
-        trouble=trouble_of(gang),
-        record=None if entry is None else recoveries.of_formation(gang.status, entry.number),
+        trouble=trouble,
+        record=record,
+        cause=cause,
+        remedy=None if cause is None else remedy_for(gang, cause),
         lost={serial: why for serial, why in lost.items() if why is not None},
         crashed={serial: trouble for serial, trouble in crashed.items() if trouble is not None},
         silent=frozenset(member.serial for member in known if is_silent_end(gang, member)),
     )
+
+
+def _cause(record: Recovery | None, trouble: Trouble | None) -> Trouble | None:
+    """Of a formation that is over: better evidence may still come."""
+    if record is None:
+        return None
+    return recoveries.trouble_of_record(record) if trouble is None or not _explains_more(trouble, record) else trouble
+
+
+def _explains_more(trouble: Trouble, known: Recovery) -> bool:
+    """A loss explains processes that ended or stood still, and nothing else; a cause explains what its victims saw."""
+    if trouble.failure_class is FailureClass.DISRUPTED:
+        may_follow = known.failure_class in {FailureClass.INFRASTRUCTURE, FailureClass.HANG}
+        return may_follow and recoveries.kind_of_record(known) is not FailureKind.DEVICE
+    return recoveries.kind_of_record(known) is FailureKind.VICTIM and not trouble.is_victim
 
 
 def _why_lost(gang: Gang, member: Member) -> str | None:

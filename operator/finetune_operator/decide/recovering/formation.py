@@ -9,12 +9,13 @@ from datetime import timedelta
 
 from finetune_contract.failures import FailureClass, FailureKind
 from finetune_contract.state import newest_state
-from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs, Recovery
+from finetune_contract.values import changed
+from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.facts.gang import PAST_FIRST_STEP, Gang, Member
 from finetune_operator.decide.recovering import recoveries
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
-from finetune_operator.decide.recovering.remedy import made_progress, remedy_for
+from finetune_operator.decide.recovering.remedy import Remedy, made_progress, remedy_for
 from finetune_operator.decide.recovering.resume import next_crew, next_number, resume_point, seconds_until_smaller
 from finetune_operator.decide.recovering.trouble import Trouble, told_to_end
 from finetune_operator.times import BETTER_EVIDENCE_SECONDS, INSPECT_SECONDS, LOOK_AT_COMMIT_SECONDS
@@ -48,9 +49,9 @@ def note_the_first_step(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswe
         return answer
     known = [member.session.resumed_step for member in gang.crew if member.session is not None and member.session.resumed_step is not None]
     resumed = known[0] if known else (entry.resume.step if entry.resume is not None else 0)
-    begun = entry.model_copy(update={"first_step_at": gang.now, "resumed_step": resumed})
+    begun = changed(entry, first_step_at=gang.now, resumed_step=resumed)
     first = session.first_step_seconds
-    status = recoveries.complete(answer.status.model_copy(update={"formation": begun}), begun, first, gang.now)
+    status = recoveries.complete(changed(answer.status, formation=begun), begun, first, gang.now)
     nodes = f"{len(entry.serials)} member{'s' if len(entry.serials) > 1 else ''}"
     if resumed:
         event = Event(type="Normal", reason="Resumed", message=f"formation {entry.number}: resumed from step {resumed} on {nodes}")
@@ -75,13 +76,13 @@ def forgive_crashes_before_progress(gang: Gang, diagnosis: Diagnosis, answer: Fo
     restarts = answer.status.restarts
     if gang.active is None or restarts.crashes_without_progress == 0 or not made_progress(gang):
         return answer
-    forgiven = restarts.model_copy(update={"crashes_without_progress": 0})
-    return replace(answer, status=answer.status.model_copy(update={"restarts": forgiven}))
+    forgiven = changed(restarts, crashes_without_progress=0)
+    return replace(answer, status=changed(answer.status, restarts=forgiven))
 
 
 def stop_a_formation_that_lost_a_member(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
     """It is over once, by the evidence that explains it best; better evidence may come until the next one starts."""
-    return answer if diagnosis.trouble is None else _end(gang, answer, diagnosis.trouble)
+    return answer if diagnosis.cause is None else _end(gang, answer, diagnosis.cause)
 
 
 def _end(gang: Gang, answer: FormationAnswer, trouble: Trouble) -> FormationAnswer:
@@ -89,20 +90,12 @@ def _end(gang: Gang, answer: FormationAnswer, trouble: Trouble) -> FormationAnsw
     assert entry is not None
     known = recoveries.of_formation(answer.status, entry.number)
     if entry.is_over:
-        if known is None or not _explains_more(trouble, known):
+        if known is None or trouble == recoveries.trouble_of_record(known):
             return answer
         return replace(answer, status=recoveries.amend(answer.status, known, trouble))
-    over = entry.model_copy(update={"is_over": True, "over_at": gang.now})
-    status = recoveries.begin(answer.status.model_copy(update={"formation": over}), gang, trouble)
+    over = changed(entry, is_over=True, over_at=gang.now)
+    status = recoveries.begin(changed(answer.status, formation=over), gang, trouble)
     return replace(answer, status=status, why=trouble.message, events=(*answer.events, *_event_of(trouble)))
-
-
-def _explains_more(trouble: Trouble, known: Recovery) -> bool:
-    """A loss explains processes that ended or stood still, and nothing else; a cause explains what its victims saw."""
-    if trouble.failure_class is FailureClass.DISRUPTED:
-        may_follow = known.failure_class in {FailureClass.INFRASTRUCTURE, FailureClass.HANG}
-        return may_follow and recoveries.kind_of_record(known) is not FailureKind.DEVICE
-    return recoveries.kind_of_record(known) is FailureKind.VICTIM and not trouble.is_victim
 
 
 def start_the_next_formation_when_the_gang_is_ready(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
@@ -128,7 +121,7 @@ def start_the_next_formation_when_the_gang_is_ready(gang: Gang, diagnosis: Diagn
         trouble = diagnosis.trouble
         if trouble is not None and trouble.is_victim and gang.now - entry.over_at < timedelta(seconds=BETTER_EVIDENCE_SECONDS):
             return replace(answer, look_again_seconds=BETTER_EVIDENCE_SECONDS)
-    return _start(gang, answer, crew)
+    return _start(gang, diagnosis, answer, crew)
 
 
 def _saver_of_the_last_state(gang: Gang, entry: FormationEntry, crew: tuple[Member, ...]) -> Member | None:
@@ -147,18 +140,16 @@ def _is_worth_a_change(gang: Gang, entry: FormationEntry, crew: tuple[Member, ..
     return serials != set(entry.serials) and (len(crew) == gang.num_wanted or serials > set(entry.serials))
 
 
-def _start(gang: Gang, answer: FormationAnswer, crew: tuple[Member, ...]) -> FormationAnswer:
-    before, status = answer.status.formation, answer.status
+def _start(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer, crew: tuple[Member, ...]) -> FormationAnswer:
+    before, status, remedy = answer.status.formation, answer.status, diagnosis.remedy
     if before is not None and not before.is_over:
-        status = _hand_over(gang, status, before)
+        status, remedy = _hand_over(gang, status, before)
     if before is not None:
         status = recoveries.note_order(status, before, crew, gang.now)
     pinned = _pinned_after(gang, status, crew)
-    known = None if before is None else recoveries.of_formation(status, before.number)
-    if known is not None:
-        remedy = remedy_for(gang, recoveries.trouble_of_record(known))
-        pinned = pinned.model_copy(update={"overrides": remedy.overrides})
-        status = status.model_copy(update={"restarts": remedy.restarts})
+    if remedy is not None:
+        pinned = changed(pinned, overrides=remedy.overrides)
+        status = changed(status, restarts=remedy.restarts)
     resume, number = resume_point(gang, crew), next_number(gang)
     first = crew[0].session
     assert first is not None
@@ -172,24 +163,23 @@ def _start(gang: Gang, answer: FormationAnswer, crew: tuple[Member, ...]) -> For
         ordered_at=gang.now,
         furthest_step=max(gang.furthest_step, 0 if before is None else before.furthest_step),
     )
-    update = {"formation": entry, "last_formation": number, "pinned": pinned, "failed_starts": MemberFailures()}
-    status = status.model_copy(update=update)
+    status = changed(status, formation=entry, last_formation=number, pinned=pinned, failed_starts=MemberFailures())
     where = "" if resume.state is None else f", from step {resume.state.step}"
     names = ", ".join(member.name for member in crew[:4]) + ("" if len(crew) <= 4 else f" and {len(crew) - 4} more")
     event = Event(type="Normal", reason="FormationStarted", message=f"formation {number} of {names}{where}")
     return replace(answer, status=status, why=f"formation {number} begins", events=(*answer.events, event))
 
 
-def _hand_over(gang: Gang, status: JobStatus, before: FormationEntry) -> JobStatus:
+def _hand_over(gang: Gang, status: JobStatus, before: FormationEntry) -> tuple[JobStatus, Remedy | None]:
     """Make before break: the formation ends because the next one takes over. One that was asked to grow or to shrink is no recovery."""
-    over = before.model_copy(update={"is_over": True, "over_at": gang.now})
-    status = status.model_copy(update={"formation": over})
+    over = changed(before, is_over=True, over_at=gang.now)
+    status = changed(status, formation=over)
     left = next((member for member in gang.crew if member.serial not in gang.serials and (member.is_leaving or member.is_ended)), None)
     if left is None:
-        return status
+        return status, None
     message = f"{left.name} leaves; its replacement was ready first"
     trouble = Trouble(failure_class=FailureClass.DISRUPTED, kind=FailureKind.LOSS, message=message, member=left.name)
-    return recoveries.begin(status, gang, trouble, detect_seconds=0.0)
+    return recoveries.begin(status, gang, trouble, detect_seconds=0.0), remedy_for(gang, trouble)
 
 
 def _pinned_after(gang: Gang, status: JobStatus, crew: tuple[Member, ...]) -> Pinned:
@@ -200,7 +190,7 @@ def _pinned_after(gang: Gang, status: JobStatus, crew: tuple[Member, ...]) -> Pi
         return pinned
     first = min(crew, key=lambda member: member.serial).session
     found = None if first is None else first.inputs
-    return pinned.model_copy(update={"inputs": None if found is None else PinnedInputs.of(found)})
+    return changed(pinned, inputs=None if found is None else PinnedInputs.of(found))
 
 
 def _event_of(trouble: Trouble) -> tuple[Event, ...]:

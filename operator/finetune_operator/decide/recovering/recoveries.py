@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from finetune_contract.failures import FailureClass, FailureKind, kind_by_words
+from finetune_contract.values import changed
 from finetune_operator.api.status import FormationEntry, JobStatus, Recovery
 from finetune_operator.decide.facts.gang import WORKING, Gang, Member
 from finetune_operator.decide.recovering.trouble import Trouble
@@ -46,13 +47,12 @@ def begin(status: JobStatus, gang: Gang, trouble: Trouble, *, detect_seconds: fl
         at=gang.now,
         detect_seconds=_since_last_step(gang) if detect_seconds is None else detect_seconds,
     )
-    return status.model_copy(update={"recoveries": (*status.recoveries, record)[-KEPT:]})
+    return changed(status, recoveries=(*status.recoveries, record)[-KEPT:])
 
 
 def amend(status: JobStatus, known: Recovery, trouble: Trouble) -> JobStatus:
     """A crash turns out to be the loss of a member, or what its victims saw turns out to have a cause."""
-    told = {"failure_class": trouble.failure_class, "kind": trouble.kind, "reason": trouble.message[:1024], "member": trouble.member}
-    better = known.model_copy(update=told)
+    better = changed(known, failure_class=trouble.failure_class, kind=trouble.kind, reason=trouble.message[:1024], member=trouble.member)
     return _swap(status, known, better)
 
 
@@ -75,12 +75,11 @@ def note_order(status: JobStatus, before: FormationEntry, crew: tuple[Member, ..
     newcomers = [session for serial, session in sessions.items() if serial not in before.serials]
     stopped_at = max((record.at, *(session.phase_at for session in survivors if session.formation == before.number)))
     there_at = max((stopped_at, *(session.changed_at for session in newcomers)))
-    ordered = record.model_copy(
-        update={
-            "stop_seconds": _seconds(record.at, min(stopped_at, now)),
-            "replace_seconds": _seconds(min(stopped_at, now), min(there_at, now)),
-            "prepare_seconds": _seconds(min(there_at, now), now),
-        }
+    ordered = changed(
+        record,
+        stop_seconds=_seconds(record.at, min(stopped_at, now)),
+        replace_seconds=_seconds(min(stopped_at, now), min(there_at, now)),
+        prepare_seconds=_seconds(min(there_at, now), now),
     )
     return _swap(status, record, ordered)
 
@@ -93,17 +92,16 @@ def complete(status: JobStatus, begun: FormationEntry, first_step_seconds: float
     resumed, since_order = begun.resumed_step or 0, _seconds(begun.ordered_at, now)
     lost = max(begun.furthest_step - resumed, 0)
     first = min(first_step_seconds or 0.0, since_order)
-    done = record.model_copy(
-        update={
-            "resumed_step": resumed,
-            "lost_steps": lost,
-            "start_seconds": round(since_order - first, 3),
-            "first_step_seconds": first,
-            "total_seconds": _seconds(record.at, now),
-        }
+    done = changed(
+        record,
+        resumed_step=resumed,
+        lost_steps=lost,
+        start_seconds=round(since_order - first, 3),
+        first_step_seconds=first,
+        total_seconds=_seconds(record.at, now),
     )
-    restarts = status.restarts.model_copy(update={"lost_steps": status.restarts.lost_steps + lost})
-    return _swap(status.model_copy(update={"restarts": restarts}), record, done)
+    restarts = changed(status.restarts, lost_steps=status.restarts.lost_steps + lost)
+    return _swap(changed(status, restarts=restarts), record, done)
 
 
 def trouble_of_record(record: Recovery) -> Trouble:
@@ -113,7 +111,7 @@ def trouble_of_record(record: Recovery) -> Trouble:
 
 
 def _swap(status: JobStatus, old: Recovery, new: Recovery) -> JobStatus:
-    return status.model_copy(update={"recoveries": tuple(new if record is old else record for record in status.recoveries)})
+    return changed(status, recoveries=tuple(new if record is old else record for record in status.recoveries))
 
 
 def _since_last_step(gang: Gang) -> float | None:

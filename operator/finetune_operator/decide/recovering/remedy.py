@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from finetune_contract.failures import FailureClass
+from finetune_contract.values import changed
 from finetune_operator.api.status import PinnedOverrides, Restarts
 from finetune_operator.decide.facts.gang import Gang
 from finetune_operator.decide.recovering.trouble import Trouble
@@ -44,7 +45,7 @@ def remedy_outside(gang: Gang, trouble: Trouble) -> Remedy:
 
 def count_outside(before: Restarts) -> Restarts:
     """Counters after a member that crashed before it took part."""
-    return before.model_copy(update={"crashes": before.crashes + 1, "crashes_without_progress": before.crashes_without_progress + 1})
+    return changed(before, crashes=before.crashes + 1, crashes_without_progress=before.crashes_without_progress + 1)
 
 
 def count(gang: Gang, trouble: Trouble) -> Restarts:
@@ -53,9 +54,9 @@ def count(gang: Gang, trouble: Trouble) -> Restarts:
     if trouble.failure_class is FailureClass.USER_ERROR:
         return before  # ends the job: nothing starts again
     if trouble.failure_class is FailureClass.DISRUPTED:
-        return before.model_copy(update={"disruptions": before.disruptions + 1})
+        return changed(before, disruptions=before.disruptions + 1)
     without = 0 if made_progress(gang) else before.crashes_without_progress + 1
-    return before.model_copy(update={"crashes": before.crashes + 1, "crashes_without_progress": without})
+    return changed(before, crashes=before.crashes + 1, crashes_without_progress=without)
 
 
 def made_progress(gang: Gang) -> bool:
@@ -75,10 +76,10 @@ def _with_less_memory(gang: Gang, trouble: Trouble, overrides: PinnedOverrides, 
     """First recompute activations (does not change results), then half the micro-batch once."""
     training = gang.job.spec.training
     if not (training.gradient_checkpointing or overrides.gradient_checkpointing):
-        return Remedy(overrides=overrides.model_copy(update={"gradient_checkpointing": True}), restarts=restarts)
+        return Remedy(overrides=changed(overrides, gradient_checkpointing=True), restarts=restarts)
     if overrides.pack_tokens is None and training.max_sequence_length >= 2:
         halved = training.max_sequence_length // 2
-        return Remedy(overrides=overrides.model_copy(update={"pack_tokens": halved}), restarts=restarts)
+        return Remedy(overrides=changed(overrides, pack_tokens=halved), restarts=restarts)
     advice = "less memory per step did not help: lower training.maxSequenceLength or adapter.rank, or raise resources.limits"
     return Remedy(overrides=overrides, restarts=restarts, hopeless=f"{trouble.message}; {advice}")
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from finetune_contract.messages import Progress, Warned
 from finetune_contract.reasons import NEWS_REASONS
+from finetune_contract.values import changed
 from finetune_operator.api.job import LABEL_JOB_UID
 from finetune_operator.api.status import MAX_WARNINGS, CommitEntry, JobStatus, ProgressEntry, WarningEntry
 from finetune_operator.decide.answers.answer import Answer, soonest
@@ -29,12 +30,12 @@ def report(gang: Gang, answer: Answer) -> Decision:
     new = _told(gang, answer)
     warned = _warnings(gang, new, _captured(answer))
     told = tuple(_event(entry) for entry in warned)
-    new = new.model_copy(update={"warnings": (*old.warnings, *warned)})
+    new = changed(new, warnings=(*old.warnings, *warned))
     wait = _seconds_until_due(gang, old, new)
     if wait is not None:
         new = old
     if new != old:
-        new = new.model_copy(update={"goodput": advance(old, new, gang.now)})
+        new = changed(new, goodput=advance(old, new, gang.now))
     events = (*told, *_storage_changed(old, new))
     return Decision(
         status=new,
@@ -52,16 +53,17 @@ def _told(gang: Gang, answer: Answer) -> JobStatus:
     progress = _progress(gang, old.progress)
     ready = {member.serial for member in gang.known if member.is_ready}
     num_ready = old.ready_members if is_over else sum(entry.serial in ready for entry in status.places)
-    reported = {
-        "observed_generation": gang.job.metadata.generation,
-        "phase": answer.phase.value,
-        "conditions": conditions(gang, answer),
-        "progress": progress,
-        "last_commit": _last_commit(gang, old.last_commit),
-        "ready_members": num_ready,
-        "ready_spares": sum(entry.is_spare and entry.serial in ready for entry in status.members),
-        "selector": f"{LABEL_JOB_UID}={gang.job.metadata.uid}",
-        "columns": columns(
+    return changed(
+        status,
+        observed_generation=gang.job.metadata.generation,
+        phase=answer.phase.value,
+        conditions=conditions(gang, answer),
+        progress=progress,
+        last_commit=_last_commit(gang, old.last_commit),
+        ready_members=num_ready,
+        ready_spares=sum(entry.is_spare and entry.serial in ready for entry in status.members),
+        selector=f"{LABEL_JOB_UID}={gang.job.metadata.uid}",
+        columns=columns(
             phase=answer.phase,
             reason=answer.reason,
             num_ready=num_ready,
@@ -69,8 +71,7 @@ def _told(gang: Gang, answer: Answer) -> JobStatus:
             progress=progress,
             restarts=status.restarts,
         ),
-    }
-    return status.model_copy(update=reported)
+    )
 
 
 def _progress(gang: Gang, old: ProgressEntry | None) -> ProgressEntry | None:
@@ -80,7 +81,7 @@ def _progress(gang: Gang, old: ProgressEntry | None) -> ProgressEntry | None:
     if newest is None:
         return old
     fresh = _entry(gang, newest)
-    if old is not None and fresh.model_copy(update={"updated_at": old.updated_at}) == old:
+    if old is not None and changed(fresh, updated_at=old.updated_at) == old:
         return old
     return fresh
 
@@ -127,12 +128,10 @@ def _seconds_until_due(gang: Gang, old: JobStatus, new: JobStatus) -> float | No
     return left if left > 0 else None
 
 
-def _without_numbers(status: JobStatus) -> JobStatus:
-    """The status less what moves with every step; that there is any is kept."""
-    still = status.columns.model_copy(update={"step": "", "loss": "", "eta": ""})
-    return status.model_copy(
-        update={"progress": status.progress is not None, "last_commit": status.last_commit is not None, "columns": still}
-    )
+def _without_numbers(status: JobStatus) -> tuple[JobStatus, bool, bool]:
+    """The status less what moves with every step, and whether there is any progress and any commit."""
+    still = changed(status.columns, step="", loss="", eta="")
+    return changed(status, progress=None, last_commit=None, columns=still), status.progress is not None, status.last_commit is not None
 
 
 def _warnings(gang: Gang, new: JobStatus, captured: tuple[Warned, ...]) -> tuple[WarningEntry, ...]:
