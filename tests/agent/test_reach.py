@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.agent.builders import a_config, write_inputs
 from tests.agent.object_stores import an_s3_store, write_credentials
 from tests.agent.test_inputs import a_transfer, s3_config, upload
+from tests.builders.texts import texts
 
 from finetune_agent import open_store as places
 from finetune_agent.credentials import CredentialFiles
@@ -246,7 +247,7 @@ def test_a_password_in_an_url_is_not_repeated():
         assert CANARY not in str(caught.value)
 
 
-@given(st.text(max_size=40) | st.text(alphabet="0123456789abcx.:[]/@%", max_size=30).map("http://{}".format))
+@given(texts(40) | st.text(alphabet="0123456789abcx.:[]/@%", max_size=30).map("http://{}".format))
 def test_no_endpoint_is_a_crash(url):
     with contextlib.suppress(ValueError):
         assert check_endpoint(url).host

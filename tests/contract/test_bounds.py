@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.builders.observed import observed, uid_of
+from tests.builders.texts import texts
 from tests.contract.absurd import ABSURD, FAILURE, FINISHED, HELLO, HONEST, ODD, PROBED, PROGRESS
 
 from finetune_contract.failures import FailureReport
@@ -111,9 +112,9 @@ def test_only_members_of_the_job_are_called_unreachable() -> None:
 
 
 NUMBERS = st.one_of(st.integers(), st.floats(), st.integers(min_value=-(10**30), max_value=10**30), st.just(10**400))
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=20), st.sampled_from(["", "\x00", "x" * 5000, "\u202e", "nan"]))
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, texts(20), st.sampled_from(["", "\x00", "x" * 5000, "\u202e", "nan"]))
 JSON = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)), max_leaves=6
+    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts(8), inner, max_size=3)), max_leaves=6
 )
 
 
@@ -144,7 +145,7 @@ def test_any_message_that_parses_can_be_carried(messages) -> None:
 
 
 @settings(max_examples=150)
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200), JSON.map(frame_of)))
+@given(st.one_of(st.binary(max_size=200), texts(200), JSON.map(frame_of)))
 def test_any_bytes_are_refused_or_parsed_and_raise_nothing_else(frame) -> None:
     try:
         parse_from_agent(frame)

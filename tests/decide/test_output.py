@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.observed import a_fresh_session, a_job, a_pod, a_session, observed, over_status, training_status
+from tests.builders.texts import texts
 
 from finetune_contract.last_words import Finished
 from finetune_contract.messages import MemberPhase, Output
@@ -86,9 +87,7 @@ def test_a_forged_output_ends_nothing_and_is_told(seen, why) -> None:
 
 
 NUMBERS = st.integers() | st.sampled_from([0, 1, -1, 10**400, 2**53])
-OUTPUTS = st.builds(
-    Output.model_construct, uri=st.text(max_size=40) | st.just(OUTPUT.uri), sha256=st.text(max_size=70), num_bytes=NUMBERS, step=NUMBERS
-)
+OUTPUTS = st.builds(Output.model_construct, uri=texts(40) | st.just(OUTPUT.uri), sha256=texts(70), num_bytes=NUMBERS, step=NUMBERS)
 
 
 @settings(max_examples=60)

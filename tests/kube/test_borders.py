@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.machine import HANG_SECONDS
+from tests.builders.texts import texts
 from tests.kube.builders import job_object, pod_object, terminated
 from tests.kube.fake_api import Strangers
 
@@ -26,12 +27,10 @@ ODD = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(),
-    st.text(max_size=20),
+    texts(20),
     st.sampled_from(["\ud800", "\u00b2", "9" * 5000, "2026-13-01T00:00:00Z", "2026-01-01", "finetune.dev/v1alpha1", "Resizing", ""]),
 )
-ANYTHING = st.recursive(
-    ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8
-)
+ANYTHING = st.recursive(ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(8), inner, max_size=3), max_leaves=8)
 REAL = {
     "pod": pod_object(
         metadata={"deletionTimestamp": "2026-01-01T00:03:00Z"},

@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.builders.texts import texts
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_trainer import records
@@ -177,7 +178,7 @@ def test_a_message_about_bad_rows_fits_and_the_reading_of_a_wrong_file_ends(tmp_
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats() | texts(8),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["messages", "role", "content", "from", "value", "text"]), inner)
     ),

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tests.builders.texts import texts
 from tests.trainer.formations import a_config
 from tests.trainer.test_model import built
 
@@ -215,7 +216,7 @@ def test_a_config_of_wrong_types_is_the_users_error_and_no_crash(changes, inputs
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | texts(5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "x"]), inner, max_size=3),
     max_leaves=4,
 )
