@@ -28,6 +28,15 @@ PACKAGES = (
     "finetune_operator.settings",
     "finetune_operator.logs",
     "finetune_agent",
+    "finetune_agent.member",
+    "finetune_agent.preparing",
+    "finetune_agent.launching",
+    "finetune_agent.tracking",
+    "finetune_agent.uploading",
+    "finetune_agent.stores",
+    "finetune_agent.processes",
+    "finetune_agent.settings",
+    "finetune_agent.logs",
     "finetune_trainer",
     "finetune_contract",
 )
@@ -42,6 +51,16 @@ _LAYERS = (
     ("finetune_operator.times",),
     ("finetune_contract",),
 )
+_LAYERS_OF_THE_AGENT = (
+    ("finetune_agent",),
+    ("finetune_agent.member",),
+    ("finetune_agent.preparing",),
+    ("finetune_agent.launching", "finetune_agent.tracking", "finetune_agent.uploading"),
+    ("finetune_agent.stores",),
+    ("finetune_agent.processes",),
+    ("finetune_agent.settings", "finetune_agent.logs"),
+    ("finetune_contract",),
+)
 # What a process is told at its start: read where processes start, and handed down as values.
 _AT_THE_START = (
     ("finetune_operator", "finetune_operator.settings"),
@@ -51,20 +70,20 @@ _AT_THE_START = (
     ("finetune_operator.local", "finetune_operator.logs"),
     ("finetune_operator.settings", "finetune_operator.decide"),  # a policy is read into the value that decisions take
 )
-_OF_MEMBERS = (
-    ("finetune_agent", "finetune_trainer"),
-    ("finetune_agent", "finetune_contract"),
-    ("finetune_trainer", "finetune_contract"),
-)
+# A worker is a fork of the agent's zygote that runs the trainer.
+_OF_MEMBERS = (("finetune_agent.launching", "finetune_trainer"), ("finetune_trainer", "finetune_contract"))
 
 Edge = tuple[str, str]
 
 
 def allowed() -> frozenset[Edge]:
-    """Every import that the design allows: downwards through the operator's layers, and the contract from everywhere."""
-    lower_layers = ((uppers, _LAYERS[index + 1 :]) for index, uppers in enumerate(_LAYERS))
-    downwards = ((upper, lower) for uppers, below in lower_layers for upper in uppers for lowers in below for lower in lowers)
-    return frozenset((*downwards, *_AT_THE_START, *_OF_MEMBERS))
+    """Every import that the design allows: downwards through the layers of operator and agent, and the contract from everywhere."""
+    return frozenset((*_downwards(_LAYERS), *_downwards(_LAYERS_OF_THE_AGENT), *_AT_THE_START, *_OF_MEMBERS))
+
+
+def _downwards(layers: tuple[tuple[str, ...], ...]) -> Iterator[Edge]:
+    lower_layers = ((uppers, layers[index + 1 :]) for index, uppers in enumerate(layers))
+    return ((upper, lower) for uppers, below in lower_layers for upper in uppers for lowers in below for lower in lowers)
 
 
 def imports(root: Path = ROOT) -> frozenset[Edge]:
@@ -99,7 +118,7 @@ def render_page(root: Path) -> str:
             "",
             "## Intended",
             "Each layer may import every layer below it. Packages beside each other do not import each other.",
-            "`finetune_operator` by itself stands for the command line.",
+            "`finetune_operator` by itself stands for the command line, `finetune_agent` for its start.",
             "",
             *_diagram(sorted(_drawn_intention(), key=_place)),
             "",
@@ -114,7 +133,7 @@ def render_page(root: Path) -> str:
 
 def _drawn_intention() -> Iterator[Edge]:
     """Arrows between neighbouring layers; the longer ones follow from them."""
-    for uppers, lowers in pairwise(_LAYERS):
+    for uppers, lowers in (*pairwise(_LAYERS), *pairwise(_LAYERS_OF_THE_AGENT)):
         yield from ((upper, lower) for upper in uppers for lower in lowers)
     yield from (*_AT_THE_START, *_OF_MEMBERS)
 

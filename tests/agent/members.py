@@ -10,7 +10,7 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 from tests.builders.machine import HANG_SECONDS
 
-from finetune_agent.proc_tree import die_with_parent
+from finetune_agent.processes.proc_tree import die_with_parent
 from finetune_contract.config import JobConfig
 from finetune_contract.messages import Hello, MemberPhase, Peer, PhaseChanged, Start, parse_from_agent, render_message
 

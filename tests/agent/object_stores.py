@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 
-from finetune_agent.credentials import CredentialFiles
-from finetune_agent.s3_store import S3Store
+from finetune_agent.stores.credentials import CredentialFiles
+from finetune_agent.stores.s3_store import S3Store
 from finetune_contract.config import StorageConfig
 
 

@@ -11,7 +11,7 @@ from tests.agent.builders import a_config
 from tests.agent.members import FakeCoordinator, write_channel
 from tests.builders.machine import slowness
 
-from finetune_agent.channel import Channel
+from finetune_agent.member.channel import Channel
 from finetune_contract.messages import Exit, Hello, MemberPhase, Probe, Probed, Warned
 
 

@@ -9,7 +9,7 @@ from tests.agent.builders import a_config, a_training
 from tests.agent.members import start_all
 from tests.builders.machine import slowness
 
-from finetune_agent.proc_tree import below, read_processes
+from finetune_agent.processes.proc_tree import below, read_processes
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import Committed, Failed, MemberPhase, Progress, Stop, Warned
 

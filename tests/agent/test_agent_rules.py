@@ -5,15 +5,15 @@ import asyncio
 import pytest
 from tests.agent.members import Member
 
-from finetune_agent.beat_watch import BeatWatch
-from finetune_agent.between_steps import stop_between_steps
-from finetune_agent.last_words import write_last_words
-from finetune_agent.memory_file import open_memory_file
-from finetune_agent.progress_gate import ProgressGate
-from finetune_agent.ranks import Ranks
+from finetune_agent.launching.client import zygote_environment
+from finetune_agent.member.beat_watch import BeatWatch
+from finetune_agent.member.between_steps import stop_between_steps
+from finetune_agent.member.last_words import write_last_words
+from finetune_agent.member.progress_gate import ProgressGate
+from finetune_agent.member.ranks import Ranks
+from finetune_agent.member.stopped import StopWatch, read_process_state
+from finetune_agent.processes.memory_file import open_memory_file
 from finetune_agent.settings import SettingMissing, read_settings
-from finetune_agent.stopped import StopWatch, read_process_state
-from finetune_agent.workers import zygote_environment
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.last_words import MAX_BYTES

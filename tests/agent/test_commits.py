@@ -8,12 +8,12 @@ import pytest
 from tests.agent.builders import UID, a_config, a_snapshot, write_snapshot
 from tests.agent.members import Member, write_config
 
-from finetune_agent.commit_log import CommitInvalid, CommitLog
-from finetune_agent.memory_file import open_memory_file
-from finetune_agent.publish import publish, read_output_manifest
-from finetune_agent.stores import FolderStore
-from finetune_agent.upload_messages import Publish
-from finetune_agent.uploads import Uploads
+from finetune_agent.processes.memory_file import open_memory_file
+from finetune_agent.stores.object_store import FolderStore
+from finetune_agent.uploading.client import Uploads
+from finetune_agent.uploading.commit_log import CommitInvalid, CommitLog
+from finetune_agent.uploading.messages import Publish
+from finetune_agent.uploading.publish import publish, read_output_manifest
 from finetune_contract.commits import manifest_key, state_key
 from finetune_contract.config import OutputConfig
 from finetune_contract.failures import FailureClass, TrainingError

@@ -17,15 +17,15 @@ from tests.agent.members import Member, write_config
 from tests.agent.object_stores import an_error, serving, write_credentials
 from tests.builders.machine import HANG_SECONDS
 
-from finetune_agent.digests import combine
-from finetune_agent.fetch import copy_of_key
-from finetune_agent.publish import publish
-from finetune_agent.seals import find_broken, seal
+from finetune_agent.member.seals import find_broken, seal
+from finetune_agent.preparing.digests import combine
+from finetune_agent.preparing.fetch import copy_of_key
+from finetune_agent.preparing.messages import TransferDone, TransferFailed, Transferred, parse_transfer_report
+from finetune_agent.preparing.transfer import Transfer
 from finetune_agent.settings import read_settings
-from finetune_agent.stores import FolderStore, StoreRefused, StoreUnavailable
-from finetune_agent.transfer import Transfer
-from finetune_agent.transfer_messages import TransferDone, TransferFailed, Transferred, parse_transfer_report
-from finetune_agent.upload_messages import Publish
+from finetune_agent.stores.object_store import FolderStore, StoreRefused, StoreUnavailable
+from finetune_agent.uploading.messages import Publish
+from finetune_agent.uploading.publish import publish
 from finetune_contract.config import CheckpointConfig, DatasetConfig, JobIdentity, ModelConfig, OutputConfig, StorageConfig
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.messages import Warned
@@ -216,7 +216,7 @@ def test_an_equal_adapter_is_skipped_refused_or_overwritten_as_told(tmp_path):
         run("Fail")
 
 
-TRANSFER = [sys.executable, "-m", "finetune_agent.transfer", str(os.getpid())]
+TRANSFER = [sys.executable, "-m", "finetune_agent.preparing", str(os.getpid())]
 
 
 def environment_of(folder, config, endpoint: str) -> dict[str, str]:
@@ -289,7 +289,7 @@ def test_a_look_at_the_rows_fetches_no_weights(tmp_path):
     config = write_config(tmp_path, a_config(tmp_path, model=ModelConfig(uri="hf://owner/tiny", revision="main"), dataset=dataset))
     with a_hub() as endpoint:
         environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-m", "finetune_agent.rows_inputs", str(config), str(tmp_path / "scratch")]
+        command = [sys.executable, "-m", "finetune_agent.preparing.rows_inputs", str(config), str(tmp_path / "scratch")]
         child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=HANG_SECONDS)
     found = RowsInputs.model_validate_json(child.stdout)
     assert Path(found.dataset_files[0]).read_text() == '{"text": "one"}\n'

@@ -3,8 +3,8 @@
 import pytest
 from tests.agent.object_stores import an_error, an_s3_store, serving, write_credentials
 
-from finetune_agent import s3_store
-from finetune_agent.stores import FolderStore, ObjectMissing, PutResult, StoreRefused, StoreUnavailable
+from finetune_agent.stores import s3_store
+from finetune_agent.stores.object_store import FolderStore, ObjectMissing, PutResult, StoreRefused, StoreUnavailable
 
 
 @pytest.fixture(params=["folder", "s3"])

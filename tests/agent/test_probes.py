@@ -2,7 +2,7 @@
 
 import socket
 
-from finetune_agent import probes
+from finetune_agent.member import probes
 
 
 async def test_an_agent_that_lives_is_reachable() -> None:

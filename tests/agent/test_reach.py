@@ -15,15 +15,15 @@ from tests.agent.object_stores import an_s3_store, write_credentials
 from tests.agent.test_inputs import a_transfer, s3_config, upload
 from tests.builders.texts import texts
 
-from finetune_agent import open_store as places
-from finetune_agent.credentials import CredentialFiles
-from finetune_agent.digests import is_model_file
-from finetune_agent.fetch import Fetch
-from finetune_agent.publish import publish
-from finetune_agent.reachable import check_reachable
+from finetune_agent.preparing.digests import is_model_file
+from finetune_agent.preparing.fetch import Fetch
 from finetune_agent.settings import Reach
-from finetune_agent.stores import FolderStore, StoreRefused
-from finetune_agent.upload_messages import Publish
+from finetune_agent.stores import open_store as places
+from finetune_agent.stores.credentials import CredentialFiles
+from finetune_agent.stores.object_store import FolderStore, StoreRefused
+from finetune_agent.stores.reachable import check_reachable
+from finetune_agent.uploading.messages import Publish
+from finetune_agent.uploading.publish import publish
 from finetune_contract.config import DatasetConfig, ModelConfig, OutputConfig, StorageConfig
 from finetune_contract.endpoints import check_endpoint
 from finetune_contract.failures import FailureClass, TrainingError

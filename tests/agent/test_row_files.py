@@ -6,8 +6,8 @@ from tests.agent.builders import a_config
 from tests.agent.test_inputs import a_transfer, s3_config, upload
 from tests.agent.test_reach import dataset
 
-from finetune_agent.row_files import choose_files, choose_of_repository
-from finetune_agent.stores import StoreRefused
+from finetune_agent.preparing.row_files import choose_files, choose_of_repository
+from finetune_agent.stores.object_store import StoreRefused
 from finetune_contract.failures import TrainingError
 
 FILES = {

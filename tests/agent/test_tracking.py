@@ -13,11 +13,11 @@ from tests.agent.object_stores import an_error, serving
 from tests.agent.wandb_files import history, run_ids
 from tests.builders.machine import HANG_SECONDS, slowness
 
-from finetune_agent import tracking_check
-from finetune_agent.stores import StoreUnavailable
-from finetune_agent.tracker import Tracker
-from finetune_agent.tracking import Tracking
-from finetune_agent.tracking_check import check_tracking
+from finetune_agent.stores.object_store import StoreUnavailable
+from finetune_agent.tracking import tracking_check
+from finetune_agent.tracking.client import Tracking
+from finetune_agent.tracking.tracker import Tracker
+from finetune_agent.tracking.tracking_check import check_tracking
 from finetune_contract.config import JobConfig, TrackingConfig
 from finetune_contract.failures import TrainingError
 from finetune_contract.messages import Progress
@@ -146,7 +146,7 @@ async def until(is_so, seconds: float = HANG_SECONDS) -> None:
 
 
 def test_the_agent_itself_never_imports_the_package():
-    program = "import sys, finetune_agent.agent, finetune_agent.tracker; assert 'wandb' not in sys.modules"
+    program = "import sys, finetune_agent.member.agent, finetune_agent.tracking.tracker; assert 'wandb' not in sys.modules"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", program]) == 0
 
 

@@ -56,7 +56,9 @@ def test_an_import_against_the_arrows_is_seen(tmp_path: Path) -> None:
     assert import_graph.against_the_arrows(tmp_path) == (("finetune_operator.decide", "finetune_operator.kube"),)
 
 
-@pytest.mark.parametrize("module", ["finetune_operator", "finetune_operator.cli", "finetune_operator.api.job", "finetune_agent.agent"])
+@pytest.mark.parametrize(
+    "module", ["finetune_operator", "finetune_operator.cli", "finetune_operator.api.job", "finetune_agent.member.agent"]
+)
 def test_it_starts_without_torch(module: str) -> None:
     heavy = "{'torch', 'transformers', 'peft', 'kubernetes'}"
     program = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"

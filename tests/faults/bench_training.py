@@ -22,7 +22,7 @@ from examples.make_tiny_model import make_tiny_model
 from tests.trainer.formations import ROOT, a_config, an_order
 from tests.trainer.gang import free_port
 
-from finetune_agent.upload_messages import Follow
+from finetune_agent.uploading.messages import Follow
 from finetune_contract.config import JobConfig
 from finetune_contract.messages import render_message
 from finetune_contract.run_order import RunOrder
@@ -154,7 +154,7 @@ def an_uploader(folder: Path, config: JobConfig, slots_fd: int) -> Iterator[subp
     environment = os.environ | {f"FINETUNE_{name}": str(folder) for name in names}
     environment |= {"FINETUNE_CONFIG": str(folder / "config.json"), "FINETUNE_ADDRESS": "127.0.0.1"}
     environment |= {"FINETUNE_MEMBER_UID": "u", "FINETUNE_MEMBER_NAME": "bench"}
-    command = [sys.executable, "-m", "finetune_agent.uploader", str(slots_fd), str(os.getpid())]
+    command = [sys.executable, "-m", "finetune_agent.uploading", str(slots_fd), str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, pass_fds=(slots_fd,)) as uploader:
         assert uploader.stdin is not None
         uploader.stdin.write(render_message(Follow(formation=1)).encode() + b"\n")

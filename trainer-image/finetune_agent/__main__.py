@@ -9,10 +9,10 @@ from random import Random
 
 from pydantic import ValidationError
 
-from finetune_agent.agent import Agent
-from finetune_agent.last_words import write_last_words
 from finetune_agent.logs import configure_logs
-from finetune_agent.proc_tree import adopt_orphans
+from finetune_agent.member.agent import Agent
+from finetune_agent.member.last_words import write_last_words
+from finetune_agent.processes.proc_tree import adopt_orphans
 from finetune_agent.settings import SettingMissing, Settings, read_settings
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import ExitCode, FailureClass, FailureReport

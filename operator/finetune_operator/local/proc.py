@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finetune_operator.times import PROCESS_POLL_SECONDS
 
-ZYGOTE_MODULE = "finetune_agent.zygote"
+ZYGOTE_MODULE = "finetune_agent.launching"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def rows_from_arguments(arguments: argparse.Namespace, environment: Mapping[str,
             return INVALID
         config = folder / "config.json"
         config.write_text(render_config(job).model_dump_json())
-        found = subprocess.run(_module("finetune_agent.rows_inputs", config, folder), stdout=subprocess.PIPE, check=False)
+        found = subprocess.run(_module("finetune_agent.preparing.rows_inputs", config, folder), stdout=subprocess.PIPE, check=False)
         if found.returncode:
             return FAILED
         inputs = folder / "inputs.json"

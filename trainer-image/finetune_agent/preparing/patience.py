@@ -1,0 +1,36 @@
+"""Again and again while a store is away; what it refuses ends the job in the user's words, with the field or the Secret named."""
+
+import logging
+import time
+from collections.abc import Callable
+from random import Random
+from typing import TypeVar
+
+from finetune_agent.preparing.digests import InputChanged
+from finetune_agent.stores.object_store import ObjectMissing, StoreRefused, StoreUnavailable
+from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.times import STORE_LONGEST_BACKOFF_SECONDS
+
+_CREDENTIALS_FIELD = "spec.storage.secretName"
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callable[[str], None], random: Random) -> _Result:
+    """What `attempt` gives; `warn` hears once that it must wait. Raises TrainingError (UserError) where waiting is of no use."""
+    backoff_seconds, is_warned = 0.5, False
+    while True:
+        try:
+            return attempt()
+        except StoreRefused as error:
+            where = error.field or (_CREDENTIALS_FIELD if error.about_credentials else field)
+            raise TrainingError(FailureClass.USER_ERROR, f"{where}: {error.message}") from error
+        except ObjectMissing as error:
+            raise TrainingError(FailureClass.USER_ERROR, f"{field}: {error} does not exist; check the uri, or put it there") from error
+        except (StoreUnavailable, InputChanged) as error:
+            _log.warning("%s: %s; trying again", field, error)
+            if not is_warned:
+                warn(f"{field}: {error}; trying again until it answers")
+            is_warned = True
+        time.sleep(backoff_seconds * random.uniform(0.5, 1.0))
+        backoff_seconds = min(2 * backoff_seconds, STORE_LONGEST_BACKOFF_SECONDS)

@@ -1,0 +1,1 @@
+"""What the kernel knows of processes and of memory that they share."""

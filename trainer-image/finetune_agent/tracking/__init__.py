@@ -1,0 +1,1 @@
+"""The child that tells an experiment tracker every step once: the only process with wandb."""

@@ -1,0 +1,1 @@
+"""The child that commits snapshots to the store and publishes the adapter."""
