@@ -32,7 +32,7 @@ class AtOnce:
         self._again: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        again = report.outcome == "rerun"
+        again = str(report.outcome) == "rerun"  # a word of rerunfailures
         if again:
             self._again[report.nodeid] += 1
         if again or report.failed:

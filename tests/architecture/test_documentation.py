@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import MagicMock
 
+import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
@@ -88,6 +89,28 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 def test_every_page_is_reached_from_the_index() -> None:
     index = (DOCS / "index.md").read_text() + (DOCS / "decisions" / "README.md").read_text()
     assert [page.name for page in DOCS.rglob("*.md") if page.name not in index and page.name not in {"index.md", "README.md"}] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture/overview.md"])
+def test_every_path_that_a_page_for_contributors_names_is_there(page: str) -> None:
+    named = {name for name in re.findall(r"`([\w./-]+)`", (ROOT / page).read_text()) if "/" in name or name.endswith(".py")}
+    assert named
+    rooms = (ROOT, OPERATOR, ROOT / "trainer-image", ROOT / "trainer-image" / "finetune_agent", ROOT / "trainer-image" / "finetune_trainer")
+    assert [name for name in sorted(named) if not any((room / name).exists() for room in rooms)] == []
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")))]
+)
+def test_every_link_leads_to_a_file(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text()) if "://" not in link]
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_every_word_stands_in_the_glossary_once() -> None:
+    words = [line.split("|")[1].strip() for line in (DOCS / "glossary.md").read_text().splitlines() if line.startswith("| ")]
+    words = [word for word in words if word != "word"]
+    assert sorted(set(words)) == sorted(words)
 
 
 def _real_tree() -> Iterator[str]:

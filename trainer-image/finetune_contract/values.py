@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+__all__ = ["Value", "changed"]
+
 if TYPE_CHECKING:
     # The same signature: mypy holds every name and type against the fields of the value.
     from dataclasses import replace as changed
