@@ -1,6 +1,7 @@
 """`finetune validate` and the API server say the same of every job file; the pod of every good one can be created."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def pod_of(file: Path, kubectl: Kubectl) -> str:
     document: dict[str, Any] = read_documents(file.read_text(encoding="utf-8-sig"))[0].value
     metadata = {"name": "corpus", "namespace": kubectl.namespace, "uid": "0a1b2c3d-1111-2222-3333-444455556666"}
     job = FineTuneJob.model_validate({"metadata": metadata, "spec": without_absent(document["spec"])})
-    pinned = Pinned(image=job.spec.image or "trainer", contract_version=CONTRACT_VERSION, admitted_at="2026-01-01T00:00:00Z")
+    pinned = Pinned(image=job.spec.image or "trainer", contract_version=CONTRACT_VERSION, admitted_at=datetime(2026, 1, 1, tzinfo=UTC))
     return json.dumps(render_pod(job.model_copy(update={"status": job.status.model_copy(update={"pinned": pinned})}), 1))
 
 

@@ -36,7 +36,9 @@ WATCH_SECONDS = 5.0  # a deadline may pass without anything that happens
 INSPECT_SECONDS = 0.5  # time for the stacks of a hang to be written
 LOOK_AT_COMMIT_SECONDS = 0.5  # between two looks at a commit that is on its way
 BETTER_EVIDENCE_SECONDS = 1.0  # after a victim's report: time for the report of its cause
+FIRST_SILENT_BACKOFF_SECONDS = 1.0
 MAX_SILENT_BACKOFF_SECONDS = 60  # between replacements of members that end without a word
+FIRST_REFUSED_BACKOFF_SECONDS = 5.0
 MAX_REFUSED_BACKOFF_SECONDS = 60  # between attempts to make a pod that is refused
 
 # How a job ends, rests and tells.
@@ -67,6 +69,7 @@ CALL_SECONDS = 10.0  # one request that is no watch
 LEAST_STREAM_SECONDS, MOST_STREAM_SECONDS = 40, 50
 LATE_STREAM_SECONDS = 5.0  # after the end that was asked for
 HEALTHY_STREAM_SECONDS = 5.0  # a stream that lasts as long has not failed
+WATCH_FIRST_BACKOFF_SECONDS = 1.0
 WATCH_MAX_BACKOFF_SECONDS = 30.0
 FEED_STREAM_SECONDS = 45  # the same for kopf's watch
 FEED_RESTART_SECONDS = 2.0

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from finetune_contract.backoff import Backoff
 from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.edge.tls import ServingCertificate
 from finetune_operator.kube.client import ApiClient, ApiError, Unreachable
@@ -20,6 +21,7 @@ from finetune_operator.kube.lease import Leadership
 from finetune_operator.settings import Settings
 from finetune_operator.times import LEADING_MAX_RETRY_SECONDS, LEADING_RETRY_SECONDS, PUBLISH_AGAIN_SECONDS
 
+_BACKOFF = Backoff(first_seconds=LEADING_RETRY_SECONDS, longest_seconds=LEADING_MAX_RETRY_SECONDS)
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +45,7 @@ class Leader:
         self._term = 0
         self._is_open = False
         self._published_at = float("-inf")
-        self._retry_seconds = LEADING_RETRY_SECONDS
+        self._num_failures = 0  # to publish, in a row
         self._passes: asyncio.Task[None] | None = None
 
     def become(self, leadership: Leadership, term: int) -> None:
@@ -105,13 +107,13 @@ class Leader:
             is_due = loop.time() - self._published_at > PUBLISH_AGAIN_SECONDS
             if is_due and self._is_open and self._wanted is Leadership.LEADING:
                 await self._publish(self._settings.pod_ip)
-            await asyncio.sleep(self._retry_seconds)
+            await asyncio.sleep(_BACKOFF.after(self._num_failures + 1))
 
     async def _publish(self, pod_ip: str | None) -> None:
         settings = self._settings
         try:
             await publish_leader(self._client, settings.namespace, settings.channel_service, pod_ip, settings.channel_port)
-            self._published_at, self._retry_seconds = asyncio.get_running_loop().time(), LEADING_RETRY_SECONDS
+            self._published_at, self._num_failures = asyncio.get_running_loop().time(), 0
         except (ApiError, Unreachable) as error:
-            self._retry_seconds = min(2 * self._retry_seconds, LEADING_MAX_RETRY_SECONDS)
+            self._num_failures += 1
             log.warning("the channel's Service could not be pointed here: %s", error)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from finetune_contract.backoff import Backoff
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.client import ApiClient, ApiError, JsonObject, Unreachable
 from finetune_operator.kube.shape import Unreadable, section, text
@@ -20,9 +21,11 @@ from finetune_operator.times import (
     LATE_STREAM_SECONDS,
     LEAST_STREAM_SECONDS,
     MOST_STREAM_SECONDS,
+    WATCH_FIRST_BACKOFF_SECONDS,
     WATCH_MAX_BACKOFF_SECONDS,
 )
 
+_BACKOFF = Backoff(first_seconds=WATCH_FIRST_BACKOFF_SECONDS, longest_seconds=WATCH_MAX_BACKOFF_SECONDS)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ class Informer(Generic[T]):
             is_in_a_row = has_failed and time.monotonic() - began < HEALTHY_STREAM_SECONDS
             self._num_failures = self._num_failures + 1 if is_in_a_row else int(has_failed)
             if self._num_failures > 1:
-                await asyncio.sleep(self._backoff_seconds())
+                await asyncio.sleep(_BACKOFF.spread_after(self._num_failures - 1, self._random))
 
     async def _list(self) -> str:
         items, version = await self._client.list_all(self._source.path, {"labelSelector": self._source.label_selector})
@@ -188,6 +191,3 @@ class Informer(Generic[T]):
         except ApiError as error:
             return None if error.status == 404 else {}
         return found if text(section(found, "metadata"), "uid") == uid else None
-
-    def _backoff_seconds(self) -> float:
-        return float(min(WATCH_MAX_BACKOFF_SECONDS, 2 ** min(self._num_failures - 2, 5)) * self._random.uniform(0.5, 1.0))

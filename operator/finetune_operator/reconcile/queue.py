@@ -11,9 +11,13 @@ from collections.abc import Callable
 from itertools import count
 from random import Random
 
+from finetune_contract.backoff import Backoff
 from finetune_operator.reconcile.ports import Key
 from finetune_operator.times import PASS_FIRST_BACKOFF_SECONDS, PASS_MAX_BACKOFF_SECONDS, PASS_MAX_BROKEN_SECONDS, PASS_MAX_RESTLESS_SECONDS
 
+_BACKOFF = Backoff(first_seconds=PASS_FIRST_BACKOFF_SECONDS, longest_seconds=PASS_MAX_BACKOFF_SECONDS)
+_BROKEN_BACKOFF = Backoff(first_seconds=PASS_FIRST_BACKOFF_SECONDS, longest_seconds=PASS_MAX_BROKEN_SECONDS)
+_RESTLESS_BACKOFF = Backoff(first_seconds=PASS_FIRST_BACKOFF_SECONDS, longest_seconds=PASS_MAX_RESTLESS_SECONDS)
 BROKEN_AFTER = 3  # failures in a row that are no fault of the cluster
 RESTLESS_AFTER = 6  # passes in a row that asked for another one at once
 
@@ -61,13 +65,13 @@ class KeyedQueue:
         """Again after a back-off that doubles with every failure in a row; the fault is the cluster's, so news bring it back at once."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        self.add_after(key, self._backoff(failures, PASS_MAX_BACKOFF_SECONDS))
+        self.add_after(key, _BACKOFF.spread_after(failures + 1, self._random))
 
     def add_broken(self, key: Key) -> int:
         """The same for a failure of the pass itself: from the third in a row on nothing brings it back earlier. How many there were."""
         broken = self._broken.get(key, 0) + 1
         self._broken[key] = broken
-        seconds = self._backoff(broken + 6 if broken >= BROKEN_AFTER else broken - 1, PASS_MAX_BROKEN_SECONDS)
+        seconds = _BROKEN_BACKOFF.spread_after(broken + 7 if broken >= BROKEN_AFTER else broken, self._random)
         if broken >= BROKEN_AFTER:
             self._hold(key, seconds)
         else:
@@ -83,7 +87,7 @@ class KeyedQueue:
         if restless < RESTLESS_AFTER:
             self.add_after(key, 0.0)
         else:
-            self._hold(key, self._backoff(restless - RESTLESS_AFTER, PASS_MAX_RESTLESS_SECONDS))
+            self._hold(key, _RESTLESS_BACKOFF.spread_after(restless - RESTLESS_AFTER + 1, self._random))
 
     def note_success(self, key: Key) -> None:
         """A pass came to rest: no back-off is left."""
@@ -148,10 +152,6 @@ class KeyedQueue:
     def num_waiting(self) -> int:
         """Keys that could be worked on now."""
         return len(self._waiting)
-
-    def _backoff(self, failures: int, most: float) -> float:
-        seconds = min(PASS_FIRST_BACKOFF_SECONDS * 2 ** min(failures, 30), most)  # a float holds no 2**1024
-        return float(seconds * (0.5 + self._random.random()))
 
     def _hold(self, key: Key, seconds: float) -> None:
         self._not_before[key] = due = self._seconds() + seconds

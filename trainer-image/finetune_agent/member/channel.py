@@ -14,6 +14,7 @@ from random import Random
 import aiohttp
 from pydantic import ValidationError
 
+from finetune_contract.backoff import Backoff
 from finetune_contract.messages import Hello, Order, parse_order, render_message
 from finetune_contract.times import (
     CONNECT_SECONDS,
@@ -23,6 +24,8 @@ from finetune_contract.times import (
     LONGEST_RECONNECT_SECONDS,
 )
 from finetune_contract.values import Value
+
+_BACKOFF = Backoff(first_seconds=FIRST_RECONNECT_SECONDS, longest_seconds=LONGEST_RECONNECT_SECONDS)
 
 _log = logging.getLogger(__name__)
 
@@ -57,17 +60,17 @@ class Channel:
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
         self.lost_at = clock()
-        backoff_seconds = FIRST_RECONNECT_SECONDS
+        num_failures = 0
         while True:
             try:
                 await self._converse()
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 _log.warning("no channel to the coordinator: %s: %s", type(error).__name__, error)
             if self._outbox is not None:
-                backoff_seconds = FIRST_RECONNECT_SECONDS
+                num_failures = 0
                 self._outbox, self.lost_at = None, clock()
-            await asyncio.sleep(backoff_seconds * self._random.uniform(0.5, 1.0))
-            backoff_seconds = min(2 * backoff_seconds, LONGEST_RECONNECT_SECONDS)
+            num_failures += 1
+            await asyncio.sleep(_BACKOFF.spread_after(num_failures, self._random))
 
     async def _converse(self) -> None:
         url = (self._folder / "url").read_text().strip()

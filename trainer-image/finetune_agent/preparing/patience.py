@@ -8,9 +8,11 @@ from typing import TypeVar
 
 from finetune_agent.preparing.digests import InputChanged
 from finetune_agent.stores.object_store import ObjectMissing, StoreRefused, StoreUnavailable
+from finetune_contract.backoff import Backoff
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.times import STORE_LONGEST_BACKOFF_SECONDS
+from finetune_contract.times import STORE_FIRST_BACKOFF_SECONDS, STORE_LONGEST_BACKOFF_SECONDS
 
+_BACKOFF = Backoff(first_seconds=STORE_FIRST_BACKOFF_SECONDS, longest_seconds=STORE_LONGEST_BACKOFF_SECONDS)
 _CREDENTIALS_FIELD = "spec.storage.secretName"
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
@@ -18,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callable[[str], None], random: Random) -> _Result:
     """What `attempt` gives; `warn` hears once that it must wait. Raises TrainingError (UserError) where waiting is of no use."""
-    backoff_seconds, is_warned = 0.5, False
+    num_failures, is_warned = 0, False
     while True:
         try:
             return attempt()
@@ -32,5 +34,5 @@ def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callab
             if not is_warned:
                 warn(f"{field}: {error}; trying again until it answers")
             is_warned = True
-        time.sleep(backoff_seconds * random.uniform(0.5, 1.0))
-        backoff_seconds = min(2 * backoff_seconds, STORE_LONGEST_BACKOFF_SECONDS)
+        num_failures += 1
+        time.sleep(_BACKOFF.spread_after(num_failures, random))

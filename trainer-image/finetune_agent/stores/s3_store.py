@@ -18,9 +18,11 @@ from finetune_agent.stores.credentials import CredentialFiles
 from finetune_agent.stores.object_store import CHUNK_BYTES, ObjectInfo, ObjectMissing, PutResult, StoreUnavailable
 from finetune_agent.stores.reachable import check_reachable
 from finetune_agent.stores.s3_words import is_missing, translate
+from finetune_contract.backoff import Backoff
 from finetune_contract.config import StorageConfig
-from finetune_contract.times import S3_CONNECT_SECONDS, S3_READ_SECONDS
+from finetune_contract.times import S3_CONNECT_SECONDS, S3_FIRST_BACKOFF_SECONDS, S3_LONGEST_BACKOFF_SECONDS, S3_READ_SECONDS
 
+_BACKOFF = Backoff(first_seconds=S3_FIRST_BACKOFF_SECONDS, longest_seconds=S3_LONGEST_BACKOFF_SECONDS)
 _PART_BYTES = 16 << 20
 _PARALLEL_PARTS = 4
 _MOST_BREAKS = 100
@@ -131,7 +133,7 @@ class S3Store:
             raise
 
     def _call(self, key: str, ask: Callable[[Any], _Answer]) -> _Answer:
-        deadline, backoff_seconds = time.monotonic() + self._patience_seconds, 0.1
+        deadline, num_failures = time.monotonic() + self._patience_seconds, 0
         while True:
             try:
                 return ask(self._client())
@@ -144,10 +146,10 @@ class S3Store:
                 failure: Exception = translate(error, self._uri(key), self._where())
             except (BotoCoreError, OSError, ValueError) as error:  # ValueError: what boto3 says of a region or a host that cannot be
                 failure = translate(error, self._uri(key), self._where())
-            if not isinstance(failure, StoreUnavailable) or time.monotonic() + backoff_seconds > deadline:
+            num_failures += 1
+            if not isinstance(failure, StoreUnavailable) or time.monotonic() + _BACKOFF.after(num_failures) > deadline:
                 raise failure
-            time.sleep(backoff_seconds * self._random.uniform(0.5, 1.0))
-            backoff_seconds = min(2 * backoff_seconds, 2.0)
+            time.sleep(_BACKOFF.spread_after(num_failures, self._random))
 
     def _client(self) -> Any:
         keys = self._credentials.read_aws()

@@ -23,15 +23,17 @@ from finetune_agent.stores.open_store import open_store
 from finetune_agent.uploading.commit_log import CommitInvalid, CommitLog
 from finetune_agent.uploading.messages import Answer, CommitNewest, Follow, LoadNewest, Publish, Question, Request, Rest, parse_request
 from finetune_agent.uploading.publish import publish
+from finetune_contract.backoff import Backoff
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, FailureReport, TrainingError
 from finetune_contract.messages import Committed, Output, StorageProblem, StorageState, Warned, render_message
 from finetune_contract.places import parse_place
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import StateId
-from finetune_contract.times import UPLOAD_LONGEST_BACKOFF_SECONDS, UPLOADER_LOOK_SECONDS
+from finetune_contract.times import UPLOAD_FIRST_BACKOFF_SECONDS, UPLOAD_LONGEST_BACKOFF_SECONDS, UPLOADER_LOOK_SECONDS
 from finetune_contract.values import Value
 
+_BACKOFF = Backoff(first_seconds=UPLOAD_FIRST_BACKOFF_SECONDS, longest_seconds=UPLOAD_LONGEST_BACKOFF_SECONDS)
 _WAITING = {
     CommitNewest: "training goes on, snapshots wait in memory until the store can be used",
     LoadNewest: "training waits until the newest commit can be read",
@@ -50,7 +52,7 @@ class Uploader:
         self._following: Follow | None = None
         self._newest: StateId | None = None  # newest commit known
         self._next_upload_at = 0.0
-        self._backoff_seconds = 1.0
+        self._num_failures = 0  # in a row
         self._storage: StorageState | None = None  # as it was told last
         self._trouble: tuple[str, str] | None = None  # reason and consequence of the problem that was told last
 
@@ -111,11 +113,11 @@ class Uploader:
             self._log().prune(keep=self._config.checkpoint.keep, spared=self._following.resumed_from)
         except (StoreUnavailable, StoreRefused) as error:
             self._note_trouble(error, _WAITING[CommitNewest])
-            self._next_upload_at = time.monotonic() + self._backoff_seconds * self._random.uniform(0.5, 1.0)
-            self._backoff_seconds = min(2 * self._backoff_seconds, UPLOAD_LONGEST_BACKOFF_SECONDS)
+            self._num_failures += 1
+            self._next_upload_at = time.monotonic() + _BACKOFF.spread_after(self._num_failures, self._random)
         else:
             self._tell_storage(StorageState())
-            self._backoff_seconds = 1.0
+            self._num_failures = 0
             self._next_upload_at = started + self._config.checkpoint.min_interval_seconds
 
     def _commit_newest(self) -> StateId | None:

@@ -7,6 +7,7 @@ whole again within the placement timeout, because two such gangs could wait for 
 from datetime import datetime, timedelta
 from hashlib import sha256
 
+from finetune_contract.backoff import Backoff
 from finetune_contract.config import CONTRACT_VERSION
 from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, Pinned, Placement
@@ -24,6 +25,7 @@ from finetune_operator.decide.facts.line import (
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.times import BACKOFF_JITTER, FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS
 
+_BACKOFF = Backoff(first_seconds=FIRST_BACKOFF_SECONDS, longest_seconds=MAX_BACKOFF_SECONDS)
 _WAITS = "it waits in the queue; gangs of higher priority, and older ones of the same, are placed first"
 
 
@@ -160,6 +162,6 @@ def _queued(
 
 def backoff_seconds(uid: str, attempts: int) -> float:
     """Spread by the job's uid, so that gangs that gave back together do not come back together."""
-    seconds: float = min(FIRST_BACKOFF_SECONDS * 2 ** min(max(attempts - 1, 0), 30), MAX_BACKOFF_SECONDS)
+    seconds = _BACKOFF.after(max(attempts, 1))
     share = int.from_bytes(sha256(f"{uid}:{attempts}".encode()).digest()[:4], "big") / 2**32
     return round(seconds * (1 + BACKOFF_JITTER * (2 * share - 1)), 3)

@@ -6,6 +6,7 @@ A serial enters the status before its pod is created and leaves only when its po
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from finetune_contract.backoff import Backoff
 from finetune_contract.failures import FailureClass
 from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
@@ -16,9 +17,16 @@ from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.placing.extras import give_back_extras_without_room, num_asked_for, placed_serials
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.decide.recovering.remedy import count_outside
-from finetune_operator.times import MAX_REFUSED_BACKOFF_SECONDS, MAX_SILENT_BACKOFF_SECONDS
+from finetune_operator.times import (
+    FIRST_REFUSED_BACKOFF_SECONDS,
+    FIRST_SILENT_BACKOFF_SECONDS,
+    MAX_REFUSED_BACKOFF_SECONDS,
+    MAX_SILENT_BACKOFF_SECONDS,
+)
 
 KEPT_FAILED_PODS = 3
+_REFUSED = Backoff(first_seconds=FIRST_REFUSED_BACKOFF_SECONDS, longest_seconds=MAX_REFUSED_BACKOFF_SECONDS)
+_SILENT = Backoff(first_seconds=FIRST_SILENT_BACKOFF_SECONDS, longest_seconds=MAX_SILENT_BACKOFF_SECONDS)
 
 
 def keep_members(gang: Gang, diagnosis: Diagnosis, status: JobStatus) -> MembersAnswer:
@@ -85,7 +93,7 @@ def hold_creations_that_were_refused(gang: Gang, diagnosis: Diagnosis, answer: M
     placement, words = answer.status.placement, gang.observed.last_applied_error
     if words is not None and not is_a_spare_refused(gang):
         attempts = placement.attempts + 1
-        until = gang.now + timedelta(seconds=min(5 * 2 ** (attempts - 1), MAX_REFUSED_BACKOFF_SECONDS))
+        until = gang.now + timedelta(seconds=_REFUSED.after(attempts))
         placement = changed(placement, attempts=attempts, backoff_until=until, why=words[:1024])
     elif placement.backoff_until is not None and all(entry.uid is not None for entry in answer.status.places):
         placement = changed(placement, attempts=0, backoff_until=None, why=None)
@@ -146,7 +154,7 @@ def back_off_after(failures: MemberFailures) -> datetime | None:
     """1, 2, 4 .. seconds after the last of so many in a row."""
     if failures.count == 0 or failures.last_at is None:
         return None
-    return failures.last_at + timedelta(seconds=min(2 ** (failures.count - 1), MAX_SILENT_BACKOFF_SECONDS))
+    return failures.last_at + timedelta(seconds=_SILENT.after(failures.count))
 
 
 def seconds_left(now: datetime, until: datetime | None) -> float:
