@@ -12,7 +12,8 @@ from tests.builders.machine import HANG_SECONDS
 
 from finetune_agent.processes.proc_tree import die_with_parent
 from finetune_contract.config import JobConfig
-from finetune_contract.messages import Hello, MemberPhase, Peer, PhaseChanged, Start, parse_from_agent, render_message
+from finetune_contract.messages import Hello, MemberPhase, PhaseChanged, parse_from_agent, render_message
+from finetune_contract.orders import Peer, Start
 
 HERE = Path(__file__).parent
 

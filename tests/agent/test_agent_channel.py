@@ -12,7 +12,8 @@ from tests.agent.members import FakeCoordinator, write_channel
 from tests.builders.machine import slowness
 
 from finetune_agent.member.channel import Channel
-from finetune_contract.messages import Exit, Hello, MemberPhase, Probe, Probed, Warned
+from finetune_contract.messages import Hello, MemberPhase, Probed, Warned
+from finetune_contract.orders import Exit, Probe
 
 
 def a_hello(term: int = 0) -> Hello:

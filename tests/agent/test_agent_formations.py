@@ -10,7 +10,8 @@ from tests.agent.test_inputs import s3_config, upload
 from finetune_contract.commits import OutputManifest
 from finetune_contract.config import ModelConfig
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Committed, Exit, Failed, Hello, Inspect, Leaving, MemberPhase, PhaseChanged, Progress
+from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, PhaseChanged, Progress
+from finetune_contract.orders import Exit, Inspect
 
 
 async def test_a_gang_of_two_trains_to_a_published_adapter_and_exits_with_zero(tmp_path, coordinator, begin):

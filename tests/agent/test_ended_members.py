@@ -11,7 +11,8 @@ from tests.stories.world import World
 
 from finetune_contract.failures import FailureClass
 from finetune_contract.last_words import MAX_BYTES
-from finetune_contract.messages import Exit, MemberPhase
+from finetune_contract.messages import MemberPhase
+from finetune_contract.orders import Exit
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.facts.observed import PodPhase, PodView
 from finetune_operator.kube.pod_view import parse_pod

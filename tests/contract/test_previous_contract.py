@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 from tests.contract.absurd import FAILURE, FINISHED, HELLO, PROBED, PROGRESS
 
-from finetune_contract import messages
+from finetune_contract import orders
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
-from finetune_contract.messages import Overrides, Peer, parse_from_agent, render_message
+from finetune_contract.messages import parse_from_agent, render_message
+from finetune_contract.orders import Overrides, Peer
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.rules import parse_job
@@ -26,7 +27,7 @@ FRAMES = (BEFORE / "from-agent.jsonl").read_text().splitlines()
 UNKNOWN_REASON = {"reason": ("ANewWarning", "MemberWarning")}
 STATE = StateId(formation=3, step=120)
 PEER = Peer(member_uid="0b7c9c1e-3f55-4a2b-9b1b-6f2f0d2c1a11", name="support-bot-1", address="10.1.2.3")
-START = messages.Start(term=7, formation=4, node_rank=0, peers=(PEER,), master_address="10.1.2.3", master_port=40001)
+START = orders.Start(term=7, formation=4, node_rank=0, peers=(PEER,), master_address="10.1.2.3", master_port=40001)
 ORDERS = (
     START,
     START.model_copy(
@@ -38,11 +39,11 @@ ORDERS = (
             "store_secret": "c" * 64,
         }
     ),
-    messages.Stop(term=7, formation=4, why="suspend", save=True, deadline_seconds=60.0),
-    messages.Commit(term=7, deadline_seconds=30.0),
-    messages.Probe(term=7, peer_uid=PEER.member_uid, address="fd00::1"),
-    messages.Inspect(term=7),
-    messages.Exit(term=7, why="complete"),
+    orders.Stop(term=7, formation=4, why="suspend", save=True, deadline_seconds=60.0),
+    orders.Commit(term=7, deadline_seconds=30.0),
+    orders.Probe(term=7, peer_uid=PEER.member_uid, address="fd00::1"),
+    orders.Inspect(term=7),
+    orders.Exit(term=7, why="complete"),
 )
 
 

@@ -11,7 +11,8 @@ import pytest
 from tests.builders.machine import HANG_SECONDS
 from tests.coordinator.test_sessions import hello, progress
 
-from finetune_contract.messages import Exit, MemberPhase, PhaseChanged, Probe, parse_order, render_message
+from finetune_contract.messages import MemberPhase, PhaseChanged, render_message
+from finetune_contract.orders import Exit, Probe, parse_order
 from finetune_operator.coordinator.server import Coordinator, MemberIdentity, TokenRefused, heartbeat_seconds
 
 

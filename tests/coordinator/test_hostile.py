@@ -11,7 +11,8 @@ from tests.builders.machine import HANG_SECONDS, slowness
 from tests.coordinator.test_channel import Bench, WallClock, by_name, until
 from tests.coordinator.test_sessions import hello, progress
 
-from finetune_contract.messages import Peer, Probed, Start, StorageProblem, StorageState, parse_order, render_message
+from finetune_contract.messages import Probed, StorageProblem, StorageState, render_message
+from finetune_contract.orders import Peer, Start, parse_order
 from finetune_operator.coordinator.connection import MemberIdentity
 from finetune_operator.coordinator.door import DoorLimits
 from finetune_operator.coordinator.pace import Bucket, MemberPace

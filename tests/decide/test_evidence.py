@@ -6,7 +6,8 @@ import pytest
 from tests.builders.observed import NOW, a_job, a_pod, a_recovery, a_session, ago, gang_of, observed, some_progress, training_status
 
 from finetune_contract.failures import FailureClass, FailureKind, FailureReport
-from finetune_contract.messages import Inspect, MemberPhase, Probe, Start
+from finetune_contract.messages import MemberPhase
+from finetune_contract.orders import Inspect, Probe, Start
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.facts.observed import PodPhase
 from finetune_operator.decide.recovering.recoveries import has_a_bad_device, kind_of_record

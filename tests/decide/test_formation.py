@@ -22,7 +22,8 @@ from tests.builders.observed import (
 )
 
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import MemberPhase, Overrides, Peer, Start, Stop
+from finetune_contract.messages import MemberPhase
+from finetune_contract.orders import Overrides, Peer, Start, Stop
 from finetune_contract.state import StateId
 from finetune_operator.api.status import CommitEntry, JobStatus, MemberEntry, PinnedOverrides, Placement
 from finetune_operator.decide.chain import decide

@@ -46,9 +46,9 @@ def entry_of(key, state, age):
 
 
 def may_go(line, window, key, freed_at):
-    """Whether a pass would let this gang go on with its placement, or try."""
+    """Whether a pass would let this gang go on with its placement, or try. One that has started asks nobody."""
     entry = next((one for one in line if one.key == key), None)
-    if entry is None:
+    if entry is None or entry.has_started:
         return False
     if is_backing_off(entry, NOW):
         return who_is_called(line, freed_at, NOW) == key
@@ -69,6 +69,18 @@ def test_whoever_may_go_on_after_a_change_and_could_not_before_is_woken(data, fr
     others = set(NAMES) - {changed}
     assert {key for key in others if after[key] and not before[key]} <= woken
     assert {key for key in others & is_placing if before[key] and not after[key]} <= woken, "these have to give back"
+
+
+def test_a_refusal_far_behind_wakes_those_who_waited_for_its_namespace():
+    line = Line()
+    refused, waiting, lacks_room = STATES[3], STATES[0], STATES[5]
+    for age, key, state in ((9, ("c", "1"), refused), (7, ("b", "1"), waiting), (5, ("a", "1"), lacks_room)):
+        line.update(key, entry_of(key, state, age), NOW)
+    assert not may_go(line.ordered(), line.window, ("a", "1"), None)
+    woken = line.update(("b", "2"), entry_of(("b", "2"), refused, 1), NOW)
+    assert may_go(line.ordered(), line.window, ("a", "1"), None)
+    assert woken == {("a", "1"), ("b", "1"), ("c", "1")}
+    assert line.update(("b", "3"), entry_of(("b", "3"), refused, 1), NOW) == frozenset(), "the namespace was shut before"
 
 
 def test_one_far_behind_wakes_nobody():

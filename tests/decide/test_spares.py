@@ -22,7 +22,8 @@ from tests.builders.observed import (
 )
 
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Exit, MemberPhase, Start, Stop
+from finetune_contract.messages import MemberPhase
+from finetune_contract.orders import Exit, Start, Stop
 from finetune_operator.api.status import MemberEntry, MemberFailures, Placement, Recovery, Restarts
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.facts.line import line_entry

@@ -3,7 +3,8 @@
 import pytest
 from tests.builders.observed import a_job, a_pod, a_session, ago, observed, training_status
 
-from finetune_contract.messages import Commit, MemberPhase, Stop
+from finetune_contract.messages import MemberPhase
+from finetune_contract.orders import Commit, Stop
 from finetune_contract.state import StateId
 from finetune_operator.api.status import CommitEntry, Condition, JobStatus, Placement
 from finetune_operator.decide.chain import decide

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.builders.machine import HANG_SECONDS
 
 from finetune_contract.config import CONTRACT_VERSION, JobConfig, JobIdentity
-from finetune_contract.messages import Overrides
+from finetune_contract.orders import Overrides
 from finetune_contract.run_order import RunOrder
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.render_config import render_config

@@ -1,4 +1,4 @@
-"""The channel: what agents tell the coordinator and what the coordinator orders. JSON, one message a frame, `type` tells which.
+"""The channel, upwards: what agents tell the coordinator. JSON, one message a frame, `type` tells which. Orders come down it.
 
 Lost and doubled messages are harmless: `hello` carries the whole state, orders carry (term, formation) and older ones are refused.
 What an agent says is checked against the bounds of its fields: a message beyond them is refused whole.
@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from finetune_contract.bounds import (
     BORDER,
-    MAX_PEERS,
     Address,
     Amount,
     Count,
@@ -19,7 +18,6 @@ from finetune_contract.bounds import (
     FormationNumber,
     Key,
     MessageText,
-    Name,
     Place,
     Port,
     Rank,
@@ -37,7 +35,6 @@ from finetune_contract.state import InputDigests, StateId
 from finetune_contract.values import Value
 
 MAX_FRAME_BYTES = 64 * 1024  # of one message to the coordinator
-MAX_SECRET_CHARS = 128
 
 WarningReason = Annotated[str, Field(max_length=128), one_of(WARNING_REASONS, OTHER_WARNING)]
 StorageReason = Annotated[str, Field(max_length=128), one_of(STORAGE_REASONS, OTHER_STORAGE)]
@@ -195,99 +192,16 @@ class Warned(Value):
     message: MessageText
 
 
-class Peer(Value):
-    """A member of a formation; its index in `Start.peers` is its node rank."""
-
-    member_uid: Uid
-    name: Name
-    address: Address
-
-
-class Overrides(Value):
-    """What the operator changed on the way (the out-of-memory ladder); kept in status and sent with every start."""
-
-    pack_tokens: Count | None = None
-    gradient_checkpointing: bool | None = None
-
-
-class Start(Value):
-    """Train as `node_rank` of `formation`; implies stop of every older formation. Node rank 0's store is at master_address:port."""
-
-    type: Literal["start"] = "start"
-    term: Count
-    formation: Count
-    node_rank: Rank
-    peers: tuple[Peer, ...] = Field(max_length=MAX_PEERS)
-    master_address: Address
-    master_port: Port
-    resume: StateId | None = None  # newest state the coordinator knows of; None = look into the store
-    resume_node_rank: Rank | None = None  # member that holds it as a snapshot; None = it is a commit
-    inputs: InputDigests | None = None  # pinned digests; a member with others refuses by name
-    overrides: Overrides = Overrides()
-    store_secret: str | None = Field(default=None, max_length=MAX_SECRET_CHARS, repr=False)  # of the formation; None: contract 1
-
-
-class Stop(Value):
-    """End the workers of `formation`. With `save`: commit the newest snapshot before answering STOPPED (suspend)."""
-
-    type: Literal["stop"] = "stop"
-    term: Count
-    formation: Count
-    why: MessageText
-    save: bool = False
-    deadline_seconds: Seconds = 30.0
-
-
-class Commit(Value):
-    """Upload the newest snapshot now."""
-
-    type: Literal["commit"] = "commit"
-    term: Count
-    deadline_seconds: Seconds
-
-
-class Probe(Value):
-    """Say whether this peer's agent can be reached."""
-
-    type: Literal["probe"] = "probe"
-    term: Count
-    peer_uid: Uid
-    address: Address
-
-
-class Inspect(Value):
-    """Write the stacks of all workers to the log."""
-
-    type: Literal["inspect"] = "inspect"
-    term: Count
-
-
-class Exit(Value):
-    """End the agent: with 0 after FINISHED, else with 143."""
-
-    type: Literal["exit"] = "exit"
-    term: Count
-    why: MessageText
-
-
 FromAgent = Annotated[
     Hello | PhaseChanged | Progress | Committed | Failed | Leaving | Probed | Warned | StorageState, Field(discriminator="type")
 ]
-Order = Annotated[Start | Stop | Commit | Probe | Inspect | Exit, Field(discriminator="type")]
 
-_QUIET = ConfigDict(hide_input_in_errors=True)  # an order holds a secret
-_FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent, config=_QUIET)
-_ORDER: TypeAdapter[Order] = TypeAdapter(Order, config=_QUIET)
+_FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent, config=ConfigDict(hide_input_in_errors=True))
 
 
 def parse_from_agent(frame: str | bytes) -> FromAgent:
     """Raises pydantic.ValidationError, and nothing else, for a frame that is not a message of ours within its bounds."""
     return _FROM_AGENT.validate_json(frame, context=BORDER)
-
-
-def parse_order(frame: str | bytes) -> Order:
-    """Raises pydantic.ValidationError for a frame that is not an order of ours."""
-    return _ORDER.validate_json(frame)
 
 
 def render_message(message: Value) -> str:

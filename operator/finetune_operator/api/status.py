@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from finetune_contract.messages import Overrides
+from finetune_contract.orders import Overrides
 from finetune_contract.state import InputDigests, StateId
 
 _OUTSIDE = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 
 from aiohttp import WSCloseCode, web
 
-from finetune_contract.messages import Commit, Exit, Inspect, Probe, Start, Stop, render_message
+from finetune_contract.messages import render_message
+from finetune_contract.orders import Exit, Order, Start, Stop
 from finetune_operator.coordinator.door import Guest
 from finetune_operator.times import REPEAT_ORDER_SECONDS, SEND_SECONDS
 
 log = logging.getLogger(__name__)
-Order = Start | Stop | Commit | Probe | Inspect | Exit
 
 _MAX_WAITING_ORDERS = 64
 

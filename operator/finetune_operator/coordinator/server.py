@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable
 from aiohttp import WSCloseCode, WSMsgType, web
 from pydantic import ValidationError
 
-from finetune_contract.messages import MAX_FRAME_BYTES, FromAgent, Hello, Progress, Start, StorageState, Warned, parse_from_agent
+from finetune_contract.messages import MAX_FRAME_BYTES, FromAgent, Hello, Progress, StorageState, Warned, parse_from_agent
+from finetune_contract.orders import Order, Start
 from finetune_contract.values import changed
-from finetune_operator.coordinator.connection import Connection, MemberIdentity, Order, may_take_over
+from finetune_operator.coordinator.connection import Connection, MemberIdentity, may_take_over
 from finetune_operator.coordinator.door import DOOR_LIMITS, Door, DoorLimits
 from finetune_operator.coordinator.pace import LogBudget, MemberPace
 from finetune_operator.coordinator.sessions import SessionTable

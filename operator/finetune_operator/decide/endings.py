@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from finetune_contract.failures import FailureClass, FailureKind
-from finetune_contract.messages import Exit
+from finetune_contract.orders import Exit
 from finetune_contract.values import changed
 from finetune_operator.api.status import OutputEntry
 from finetune_operator.decide.answers.answer import Answer, Phase, Verdict, delete_pod

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from finetune_operator.decide.facts.line import Window, order_of, whose_turn_may_come
+from finetune_operator.decide.facts.line import Window, order_of, shut_namespaces, whose_turn_may_come
 from finetune_operator.decide.facts.observed import LineEntry
 from finetune_operator.reconcile.ports import Key
 
@@ -20,7 +20,7 @@ class Line:
         before = self._entries.get(key)
         if before == entry:
             return frozenset()
-        could = whose_turn_may_come(self.ordered(), self.window, now)
+        could, shut = whose_turn_may_come(self.ordered(), self.window, now), shut_namespaces(self.ordered(), now)
         self.window = self.window.after(key, before, entry)
         if entry is None:
             self._entries.pop(key, None)
@@ -29,6 +29,7 @@ class Line:
         self._ordered = None
         can = whose_turn_may_come(self.ordered(), self.window, now)
         matters = key in could or key in can or any(known is not None and known.has_started for known in (before, entry))
+        matters = matters or shut != shut_namespaces(self.ordered(), now)  # others wait for nobody of a namespace that is shut
         return (can if matters else can - could) - {key}
 
     def ordered(self) -> tuple[LineEntry, ...]:

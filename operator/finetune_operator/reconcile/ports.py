@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from finetune_contract.messages import Commit, Exit, Inspect, Probe, Start, Stop
+from finetune_contract.orders import Order
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.answers.decision import Decision, Event
@@ -78,7 +78,7 @@ class Agents(Protocol):
 
     def observe(self, job_uid: str) -> tuple[Session, ...]: ...
 
-    def send(self, member_uid: str, order: Start | Stop | Commit | Probe | Inspect | Exit) -> None: ...
+    def send(self, member_uid: str, order: Order) -> None: ...
 
     def forget(self, member_uid: str) -> None: ...
 

@@ -27,21 +27,8 @@ from finetune_agent.uploading.messages import Unasked
 from finetune_contract.beat import Beat
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import ExitCode, FailureClass, FailureReport, TrainingError
-from finetune_contract.messages import (
-    Commit,
-    Committed,
-    Exit,
-    Hello,
-    Inspect,
-    MemberPhase,
-    Order,
-    Probe,
-    Probed,
-    Start,
-    Stop,
-    StorageState,
-    Warned,
-)
+from finetune_contract.messages import Committed, Hello, MemberPhase, Probed, StorageState, Warned
+from finetune_contract.orders import Commit, Exit, Inspect, Order, Probe, Start, Stop
 from finetune_contract.slots import SlotFile
 from finetune_contract.times import ALONE_SECONDS, LAST_SAVE_SECONDS, PUBLISH_SECONDS, TRACKING_FAREWELL_SECONDS
 

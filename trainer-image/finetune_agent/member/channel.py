@@ -15,7 +15,8 @@ import aiohttp
 from pydantic import ValidationError
 
 from finetune_contract.backoff import Backoff
-from finetune_contract.messages import Hello, Order, parse_order, render_message
+from finetune_contract.messages import Hello, render_message
+from finetune_contract.orders import Order, parse_order
 from finetune_contract.times import (
     CONNECT_SECONDS,
     FIRST_RECONNECT_SECONDS,

@@ -27,7 +27,8 @@ from finetune_agent.uploading.messages import Publish
 from finetune_contract.beat import Beat
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, FailureReport, TrainingError
-from finetune_contract.messages import MemberPhase, Start, Warned
+from finetune_contract.messages import MemberPhase, Warned
+from finetune_contract.orders import Start
 from finetune_contract.run_order import (
     RunOrder,
     WorkerDone,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune_contract.messages import Commit, Exit, Inspect, Probe, Start, Stop
+from finetune_contract.orders import Order
 from finetune_operator.api.status import JobStatus
 
 
@@ -30,7 +30,7 @@ class SendOrder:
     """An order for the agent of one member."""
 
     member_uid: str
-    order: Start | Stop | Commit | Probe | Inspect | Exit
+    order: Order
 
 
 @dataclass(frozen=True, kw_only=True)

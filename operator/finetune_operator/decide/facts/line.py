@@ -122,8 +122,13 @@ def who_is_ahead(observed: Observed, key: Key) -> LineEntry | None:
 
 def _of_open_namespaces(observed: Observed, own: str) -> Iterator[LineEntry]:
     """Without gangs of another namespace that may have no more pods, as a try has shown: nobody else waits for those."""
-    shut = {entry.key[0] for entry in observed.line if entry.is_refused and is_backing_off(entry, observed.now)} - {own}
+    shut = shut_namespaces(observed.line, observed.now) - {own}
     return (entry for entry in observed.line if entry.key[0] not in shut or entry.has_unschedulable or entry.has_started)
+
+
+def shut_namespaces(line: Sequence[LineEntry], now: datetime) -> frozenset[str]:
+    """Those in which a gang was refused and backs off."""
+    return frozenset(entry.key[0] for entry in line if entry.is_refused and is_backing_off(entry, now))
 
 
 def _who_is_let_in_before(observed: Observed, own: LineEntry | None, others: list[LineEntry]) -> LineEntry | None:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from finetune_contract.messages import Commit, Stop
+from finetune_contract.orders import Commit, Stop
 from finetune_contract.values import changed
 from finetune_operator.api.status import Placement
 from finetune_operator.decide.answers.answer import Answer, Phase, delete_pod

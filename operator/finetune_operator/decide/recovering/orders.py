@@ -1,6 +1,6 @@
 """Orders that agents still need, derived again in every pass: a lost one is sent again, an obeyed one is not."""
 
-from finetune_contract.messages import Inspect, Overrides, Peer, Probe, Start, Stop
+from finetune_contract.orders import Inspect, Overrides, Peer, Probe, Start, Stop
 from finetune_operator.api.status import FormationEntry, JobStatus
 from finetune_operator.decide.answers.decision import SendOrder
 from finetune_operator.decide.facts.gang import Gang, Member
