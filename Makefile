@@ -7,8 +7,8 @@ UV := .venv-tools/bin/uv
 # pyenv hides versions that are installed but not chosen behind shims that fail; name such an interpreter by its path.
 INTERPRETER := $(firstword $(wildcard $(HOME)/.pyenv/versions/$(PYTHON).*/bin/python) $(PYTHON))
 CODE := operator trainer-image tests e2e examples .ci
-# What trains, or needs torch to be collected: importing it takes a slow machine minutes, so all else is seen first.
-MODEL_TESTS := tests/trainer tests/local tests/faults
+# What imports torch, here or in a process that it starts: that takes a slow machine minutes, so all else is seen first.
+TORCH_TESTS := tests/agent tests/trainer tests/local tests/faults
 # 0: one test after the other.
 TEST_WORKERS ?= 2
 # Each of the many processes of a run would compile torch again. What is imported is compiled once, and nothing else.
@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-plain test-models check generate verify e2e faults bench-recovery images bench constraints clean
+.PHONY: help setup demo test test-plain test-torch check generate verify e2e faults bench-recovery images bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:[^#]*## / - /'
@@ -36,13 +36,13 @@ $(STAMP): pyproject.toml .ci/constraints.txt $(UV)
 demo: $(STAMP) ## a LoRA adapter on this machine, with a worker killed half way
 	$(BIN)/python examples/demo.py
 
-test: test-plain test-models ## every test that needs no cluster, with the fast ones of the faults
+test: test-plain test-torch ## every test that needs no cluster, with the fast ones of the faults
 
 test-plain: $(STAMP)
-	$(BIN)/python -m pytest tests $(MODEL_TESTS:%=--ignore=%) -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest tests $(TORCH_TESTS:%=--ignore=%) -n $(TEST_WORKERS) --dist loadfile
 
-test-models: $(STAMP)
-	$(BIN)/python -m pytest $(MODEL_TESTS) -m "fast or not fault" -n $(TEST_WORKERS) --dist loadfile
+test-torch: $(STAMP)
+	$(BIN)/python -m pytest $(TORCH_TESTS) -m "fast or not fault" -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP) ## format, lint, types, import layers, budgets
 	$(BIN)/ruff format --check --quiet $(CODE)
