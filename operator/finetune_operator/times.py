@@ -28,7 +28,7 @@ STORAGE_TOLD_SECONDS = 5.0  # between two states of the store that one member te
 # When a member is judged.
 UNREACHABLE_SECONDS = 3.0  # a lost channel is evidence of nothing before
 STALL_SECONDS = 30.0  # a busy machine must not look like a hang; agents see a silent worker earlier by its beat
-UNANNOUNCED_SECONDS = 10.0  # what a member has that was told to end and whose pod nobody deleted: its node shuts down
+UNANNOUNCED_SECONDS = 10.0  # grace assumed after SIGTERM without a pod deletion: the node shuts down
 LEAVE_MARGIN_SECONDS = 3.0  # a formation is re-made so long before its leaving member ends
 SILENT_SECONDS = 60.0  # a pod that runs and whose agent never spoke
 PROBE_SECONDS = 1.0  # between two questions to peers whether they reach a member

@@ -7,6 +7,7 @@ import re
 import pytest
 from tests.agent.builders import UID, a_config, a_snapshot, write_snapshot
 from tests.agent.members import Member, write_config
+from tests.builders.machine import HANG_SECONDS
 
 from finetune_agent.processes.memory_file import open_memory_file
 from finetune_agent.stores.object_store import FolderStore
@@ -161,10 +162,10 @@ async def test_the_uploader_walks_back_over_a_damaged_commit_and_says_so(uploads
 
 async def test_a_killed_uploader_is_replaced_and_what_it_was_asked_is_done(uploads, log, config):
     write_snapshot(uploads.slots, config, step=8)
-    assert await uploads.commit_newest(10) == StateId(formation=1, step=8)
+    assert await uploads.commit_newest(HANG_SECONDS) == StateId(formation=1, step=8)
     os.kill(uploads.pid, 9)
     write_snapshot(uploads.slots, config, step=9)
-    assert await uploads.commit_newest(10) == StateId(formation=1, step=9)
+    assert await uploads.commit_newest(HANG_SECONDS) == StateId(formation=1, step=9)
     assert [state.step for state in log.states()] == [9, 8]
 
 
@@ -175,7 +176,7 @@ async def test_each_outage_and_each_end_of_one_is_told_once_and_caught_up_with(u
         write_snapshot(uploads.slots, config, step=step)
         assert await uploads.commit_newest(2.5) is None
         (tmp_path / "checkpoints").unlink()
-        assert await uploads.commit_newest(10) == StateId(formation=1, step=step)
+        assert await uploads.commit_newest(HANG_SECONDS) == StateId(formation=1, step=step)
     told = [report.problem and report.problem.reason for report in uploads.heard.reports if isinstance(report, StorageState)]
     assert told == ["StorageRefused", None, "StorageRefused", None]
 

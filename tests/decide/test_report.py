@@ -254,8 +254,8 @@ def test_a_member_that_never_reaches_us_is_named_with_advice(created, is_told) -
     assert (decision.status.columns.reason == "MembersSilent") == is_told
     if is_told:
         assert decision.status.condition("Ready").message == (
-            "bot-ab12-2 run but never reached the operator; check that its pods reach the Service finetune-channel on its port, "
-            "and that no NetworkPolicy is in between"
+            "bot-ab12-2 is running and never connected to the operator; check that pods of this namespace reach the Service "
+            "finetune-channel, and that no NetworkPolicy is in between"
         )
 
 

@@ -92,7 +92,7 @@ def test_ranks_without_work_are_named_and_do_no_harm(formations, inputs, tmp_pat
     config = a_config(inputs / "qwen3", rows, training={"globalBatchSize": 1, "maxSteps": 3})
     alone, three = formations.run(config, tmp_path / "one"), formations.run(config, tmp_path / "three", nodes=3)
     warning = next(event for event in three.of("warning") if event["reason"] == "IdleRanks")
-    assert "1 micro-batches for 3 ranks: ranks 0, 1 have nothing to do" in warning["message"]
+    assert "1 micro-batch for 3 ranks, so ranks 0, 1 stay idle" in warning["message"]
     assert alone.adapter_sha256 == three.adapter_sha256 != ""
 
 

@@ -25,7 +25,7 @@ BEAT_DEADLINE_SECONDS = {
 }
 SLOWEST_BYTES_A_SECOND = 5e6  # a pace, no length: of a disk that an adapter is written to
 KNOWN_PACE_SECONDS = 4.5  # the deadline of training once its pace is known: with a tick and the stacks, 5 s until it is told
-WAITING_RANK_SECONDS = 2.0  # that a rank waiting for its peers is silent longer: the agent of the one to blame speaks first
+WAITING_RANK_SECONDS = 2.0  # extra patience for a rank that waits for its peers, so that the agent of the stuck rank reports first
 FORMATION_TICK_SECONDS = 0.25  # between two looks at the beats
 BETTER_REPORT_SECONDS = 0.5  # after the loss of a peer: time for the report of its cause to come from a sibling
 MEETING_SECONDS = 600  # the agents' deadlines end a formation earlier

@@ -170,7 +170,8 @@ def _warn_of_idle_ranks(step: StepBatch, ranks: Ranks, reporter: Reporter) -> No
         return
     idle = [rank for rank in range(ranks.world_size) if not own_leaves(rank, ranks.world_size, num_packs)]
     message = (
-        f"a step has {num_packs} micro-batches for {ranks.world_size} ranks: ranks {', '.join(map(str, idle))} have nothing to do; "
-        "raise spec.training.globalBatchSize or give fewer nodes"
+        f"each step has {num_packs} micro-batch{'' if num_packs == 1 else 'es'} for {ranks.world_size} ranks, "
+        f"so rank{'' if len(idle) == 1 else 's'} {', '.join(map(str, idle))} {'stays' if len(idle) == 1 else 'stay'} idle; "
+        "raise spec.training.globalBatchSize or use fewer nodes"
     )
     reporter.warn(WorkerWarning(reason="IdleRanks", message=message))

@@ -37,7 +37,7 @@ def give_back_a_gang_that_never_starts(gang: Gang, diagnosis: Diagnosis) -> Answ
         why = f"{stuck[0].name}: {why_not_started(gang, stuck[0])}"
         why += f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
     elif silent * SECONDS_A_SILENT_END >= gang.job.spec.placement.start_timeout_seconds:
-        why = f"{silent} members in a row ended before they reached the operator; their logs say why"
+        why = f"{silent} members in a row ended before connecting to the operator; their logs say why"
     else:
         return None
     count = gang.status.failed_starts.count + 1

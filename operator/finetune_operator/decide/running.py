@@ -91,9 +91,10 @@ def _what_is_waited_for(gang: Gang, status: JobStatus) -> tuple[str, str]:
         return blocked
     missing = tuple(member for member in gang.members if not member.is_ready)
     if not gang.members or any(member.pod is None for member in missing):
-        return "Creating", f"{len(status.places)} members are being created"
+        num = len(status.places)
+        return "Creating", f"creating {num} member{'' if num == 1 else 's'}"
     if missing:
-        return "Preparing", f"{sentence_of(missing)} fetch model and data"
+        return "Preparing", f"{sentence_of(missing)} {_are(missing)} fetching model and data"
     return "Starting", "the gang is ready"
 
 
@@ -113,11 +114,16 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
         return "VersionSkew", _skew_of(foreign)
     silent = tuple(member for member in gang.members if _is_silent(gang, member))
     if silent:
-        advice = "check that its pods reach the Service finetune-channel on its port, and that no NetworkPolicy is in between"
-        return "MembersSilent", f"{sentence_of(silent)} run but never reached the operator; {advice}"
+        advice = "check that pods of this namespace reach the Service finetune-channel, and that no NetworkPolicy is in between"
+        return "MembersSilent", f"{sentence_of(silent)} {_are(silent)} running and never connected to the operator; {advice}"
     if status.silent_members.count > 0:
-        return "MembersEndSilently", f"{status.silent_members.count} members ended before they reached the operator; see their logs"
+        num = status.silent_members.count
+        return "MembersEndSilently", f"{num} member{'' if num == 1 else 's'} ended before connecting to the operator; see their logs"
     return None
+
+
+def _are(members: tuple[Member, ...]) -> str:
+    return "is" if len(members) == 1 else "are"
 
 
 def _speaks_no_common_version(member: Member) -> bool:

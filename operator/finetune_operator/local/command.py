@@ -132,7 +132,7 @@ async def _until_over(run: LocalRun, stops: "asyncio.Queue[signal.Signals]") -> 
         ending.result()
         return
     ending.cancel()
-    sys.stderr.write("\nsaving; once more ends at once\n")
+    sys.stderr.write("\nSaving. Press Ctrl-C again to stop without saving.\n")
     run.suspend()
     ended = run.wait_until("the end of the members", lambda run: not run.members, deadline_seconds=INTERRUPT_SAVE_SECONDS)
     saved = asyncio.create_task(ended)

@@ -164,7 +164,7 @@ def member_uids(status: JobStatus, noted: Mapping[int, str]) -> frozenset[str]:
 
 
 def have_all_spoken(job: FineTuneJob, pods: tuple[PodView, ...], sessions: tuple[Session, ...]) -> bool:
-    """Nobody is left whom a new leader would have to wait for: each running pod that has a part in the job has opened its channel."""
+    """True when every running pod of this job has an open channel, so that a new leader need not wait for reconnects."""
     taking_part = member_uids(job.status, {})
     awaited = {job.member_name(entry.serial) for entry in job.status.members if entry.uid is None}
     connected = {session.member_uid for session in sessions if session.is_connected}

@@ -66,7 +66,7 @@ def _cause(record: Recovery | None, trouble: Trouble | None) -> Trouble | None:
 
 
 def _explains_more(trouble: Trouble, known: Recovery) -> bool:
-    """A loss explains processes that ended or stood still, and nothing else; a cause explains what its victims saw."""
+    """A lost member explains worker crashes and hangs; a cause explains what its victims saw. Nothing else is amended."""
     if trouble.failure_class is FailureClass.DISRUPTED:
         may_follow = known.failure_class in {FailureClass.INFRASTRUCTURE, FailureClass.HANG}
         return may_follow and recoveries.kind_of_record(known) is not FailureKind.DEVICE

@@ -78,7 +78,7 @@ def has_finished_before(gang: Gang, member: Member) -> bool:
 
 
 def _failed_in(session: Session, formation: int) -> bool:
-    """It said so, or a hello found it failed: what ended while the channel was down may read like the failure before."""
+    """True if the member reported a failure of this formation, or its hello says FAILED in it: it failed while the channel was down."""
     return session.failed_formation == formation or (session.phase is MemberPhase.FAILED and session.formation == formation)
 
 
