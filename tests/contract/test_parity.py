@@ -17,6 +17,8 @@ from finetune_contract.config import (
     speak_together,
 )
 from finetune_contract.messages import Hello, Progress, SlowRank
+from finetune_contract.orders import Overrides
+from finetune_contract.values import changed
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import ProgressEntry, StragglerEntry
 from finetune_operator.job_values import Reading
@@ -74,3 +76,11 @@ def test_a_hello_of_this_contract_is_one_of_contract_1_too() -> None:
     """Fields that contract 1 wanted are still sent, so that an operator that was rolled back takes it."""
     wanted_by_1 = {"member_uid", "job_uid", "address", "port", "num_devices", "contract_version", "oldest_contract_version", "phase"}
     assert wanted_by_1 | {"formation", "term"} <= set(Hello.model_fields)
+
+
+def test_a_change_of_a_value_knows_its_fields():
+    before = Overrides(pack_tokens=7)
+    assert changed(before, gradient_checkpointing=True) == Overrides(pack_tokens=7, gradient_checkpointing=True)
+    assert before == Overrides(pack_tokens=7)
+    with pytest.raises(TypeError, match="Overrides has no field pack_token"):
+        changed(before, pack_token=8)

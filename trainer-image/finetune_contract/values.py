@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 __all__ = ["Value", "changed"]
 
 if TYPE_CHECKING:
-    # The same signature: mypy holds every name and type against the fields of the value.
+    # The same signature: mypy holds every name and type against the fields of the value (record 031).
     from dataclasses import replace as changed
 else:
 
