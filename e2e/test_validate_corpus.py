@@ -10,6 +10,7 @@ from tests.api.test_validate_corpus import CORPUS, verdict
 
 from e2e.product import Kubectl, Team
 from finetune_contract.config import CONTRACT_VERSION
+from finetune_contract.values import changed
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Pinned
 from finetune_operator.api.yaml_reader import read_documents
@@ -32,7 +33,7 @@ def pod_of(file: Path, kubectl: Kubectl) -> str:
     metadata = {"name": "corpus", "namespace": kubectl.namespace, "uid": "0a1b2c3d-1111-2222-3333-444455556666"}
     job = FineTuneJob.model_validate({"metadata": metadata, "spec": without_absent(document["spec"])})
     pinned = Pinned(image=job.spec.image or "trainer", contract_version=CONTRACT_VERSION, admitted_at=datetime(2026, 1, 1, tzinfo=UTC))
-    return json.dumps(render_pod(job.model_copy(update={"status": job.status.model_copy(update={"pinned": pinned})}), 1))
+    return json.dumps(render_pod(changed(job, status=changed(job.status, pinned=pinned)), 1))
 
 
 def without_absent(spec: dict[str, Any]) -> dict[str, Any]:

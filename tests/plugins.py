@@ -117,6 +117,9 @@ class Interrupts:
 
 
 def register(config: pytest.Config) -> None:
+    """By every folder of tests, of which a run may have more than one."""
+    if config.pluginmanager.has_plugin("in-time") or config.pluginmanager.has_plugin("at-once"):
+        return
     # What hypothesis calls unhealthy is mostly a matter of seconds, and those are the machine's.
     hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
     hypothesis.settings.load_profile("any machine")

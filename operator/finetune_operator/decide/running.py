@@ -5,7 +5,7 @@ from datetime import timedelta
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION, speak_together
 from finetune_contract.messages import MemberPhase
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.answers.answer import Answer, Phase, sentence_of, soonest
+from finetune_operator.decide.answers.answer import Answer, Phase, counted, sentence_of, soonest
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.kueue import CAPTURED_BY_KUEUE, how_to_keep_kueue_away
 from finetune_operator.decide.facts.line import is_unschedulable
@@ -61,7 +61,7 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
     if entry.is_over:
         reason, message = _what_is_waited_for(gang, status)
         return Phase.RECOVERING, reason, f"{status.recoveries[-1].reason}; {message}"[:1024]
-    nodes = f"formation {entry.number} of {len(entry.serials)} member{'s' if len(entry.serials) > 1 else ''}"
+    nodes = f"formation {entry.number} of {counted(len(entry.serials), 'member')}"
     if entry.first_step_at is None:
         pending = status.recoveries[-1] if status.recoveries else None
         if pending is not None and pending.total_seconds is None:
@@ -91,8 +91,7 @@ def _what_is_waited_for(gang: Gang, status: JobStatus) -> tuple[str, str]:
         return blocked
     missing = tuple(member for member in gang.members if not member.is_ready)
     if not gang.members or any(member.pod is None for member in missing):
-        num = len(status.places)
-        return "Creating", f"creating {num} member{'' if num == 1 else 's'}"
+        return "Creating", f"creating {counted(len(status.places), 'member')}"
     if missing:
         return "Preparing", f"{sentence_of(missing)} {_are(missing)} fetching model and data"
     return "Starting", "the gang is ready"
@@ -117,8 +116,8 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
         advice = "check that pods of this namespace reach the Service finetune-channel, and that no NetworkPolicy is in between"
         return "MembersSilent", f"{sentence_of(silent)} {_are(silent)} running and never connected to the operator; {advice}"
     if status.silent_members.count > 0:
-        num = status.silent_members.count
-        return "MembersEndSilently", f"{num} member{'' if num == 1 else 's'} ended before connecting to the operator; see their logs"
+        ended = counted(status.silent_members.count, "member")
+        return "MembersEndSilently", f"{ended} ended before connecting to the operator; see their logs"
     return None
 
 

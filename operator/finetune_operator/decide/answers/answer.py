@@ -61,6 +61,11 @@ def delete_pod(pod: PodView) -> DeleteMember:
     return DeleteMember(uid=pod.uid, name=pod.name)
 
 
+def counted(num: int, noun: str) -> str:
+    """1 member, 2 members."""
+    return f"{num} {noun}{'' if num == 1 else 's'}"
+
+
 def sentence_of(members: tuple[Member, ...]) -> str:
     """Names for people: at most four."""
     names = [member.name for member in members]

@@ -10,7 +10,7 @@ from finetune_contract.backoff import Backoff
 from finetune_contract.failures import FailureClass
 from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
-from finetune_operator.decide.answers.answer import delete_pod, soonest
+from finetune_operator.decide.answers.answer import counted, delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.answers.members_answer import MembersAnswer
 from finetune_operator.decide.facts.gang import Gang, Member
@@ -82,7 +82,7 @@ def fill_empty_places(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -
     serials = range(status.last_serial + 1, status.last_serial + 1 + missing)
     first = gang.job.member_name(serials[0])
     names = first if missing == 1 else f"{first} to {gang.job.member_name(serials[-1])}"
-    event = Event(type="Normal", reason="MemberCreated", message=f"{missing} member{'s' if missing > 1 else ''}: {names}")
+    event = Event(type="Normal", reason="MemberCreated", message=f"{counted(missing, 'member')}: {names}")
     members = (*status.members, *(MemberEntry(serial=serial) for serial in serials))
     status = changed(status, members=members, last_serial=serials[-1])
     return replace(answer, status=status, events=(*answer.events, event))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
-from finetune_operator.decide.answers.answer import delete_pod, soonest
+from finetune_operator.decide.answers.answer import counted, delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.answers.members_answer import MembersAnswer
 from finetune_operator.decide.facts.gang import Gang, Member
@@ -107,7 +107,7 @@ def list_missing_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer)
         return replace(answer, look_again_seconds=soonest(answer.look_again_seconds, wait))
     serials = range(status.last_serial + 1, status.last_serial + 1 + missing)
     names = ", ".join(gang.job.member_name(serial) for serial in serials)
-    event = Event(type="Normal", reason="MemberCreated", message=f"{missing} spare{'s' if missing > 1 else ''}: {names}")
+    event = Event(type="Normal", reason="MemberCreated", message=f"{counted(missing, 'spare')}: {names}")
     spares = (MemberEntry(serial=serial, is_spare=True) for serial in serials)
     status = changed(status, members=(*status.members, *spares), last_serial=serials[-1])
     return replace(answer, status=status, events=(*answer.events, event))

@@ -11,6 +11,7 @@ from finetune_contract.failures import FailureClass, FailureKind
 from finetune_contract.state import newest_state
 from finetune_contract.values import changed
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs
+from finetune_operator.decide.answers.answer import counted
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.facts.gang import PAST_FIRST_STEP, Gang, Member
 from finetune_operator.decide.recovering import recoveries
@@ -52,7 +53,7 @@ def note_the_first_step(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswe
     begun = changed(entry, first_step_at=gang.now, resumed_step=resumed)
     first = session.first_step_seconds
     status = recoveries.complete(changed(answer.status, formation=begun), begun, first, gang.now)
-    nodes = f"{len(entry.serials)} member{'s' if len(entry.serials) > 1 else ''}"
+    nodes = counted(len(entry.serials), "member")
     if resumed:
         event = Event(type="Normal", reason="Resumed", message=f"formation {entry.number}: resumed from step {resumed} on {nodes}")
     else:
