@@ -1,7 +1,6 @@
 """Whole runs of one formation: the recorded loss, what is told on the way, how failures are worded, and plain torchrun."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -24,6 +23,8 @@ RECORDED_LOSSES = {
     "qwen3": (6.4124, 6.4109, 6.4159, 6.3496, 6.3865, 6.4565),
     "llama": (6.3396, 6.3894, 6.4209, 6.3562, 6.4120, 6.3422),
 }
+# Finite, as every weight of a base must be, and infinite in the first product.
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_ranks_without_work_are_named_and_do_no_harm(formations, inputs, tmp_pat
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_rows(formations, inputs, tmp_path):
     model = copy_model(inputs / "qwen3", tmp_path / "model")
     tensors = load_file(model / "model.safetensors")
-    tensors["model.norm.weight"][:] = math.inf
+    tensors["model.norm.weight"][:] = LARGEST
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     ended = formations.run(a_config(model, inputs / "rows.jsonl"), tmp_path)
     assert ended.failure["failure_class"] == "NotFinite"
@@ -111,10 +112,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_rows(fo
 
 
 def test_a_value_that_is_not_finite_is_traced_to_its_rank_and_row(formations, inputs, tmp_path):
-    # A token that only row 11 has, and whose embedding is broken; every row has a micro-batch of its own.
+    # Only row 11 has a token with this direction, which its first norm makes infinite; every row has a micro-batch of its own.
     model = copy_model(inputs / "llama", tmp_path / "model")
     tensors = load_file(model / "model.safetensors")
-    tensors["model.embed_tokens.weight"][AutoTokenizer.from_pretrained(model)("~")["input_ids"]] = math.nan
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[:, 0] = 0.0
+    embedding[AutoTokenizer.from_pretrained(model)("~")["input_ids"], 0] = 1.0
+    tensors["model.layers.0.input_layernorm.weight"][0] = LARGEST
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"row {number} {'~' if number == 11 else ''}"} for number in range(1, 17)])
     config = a_config(model, rows, training={"packing": False, "globalBatchSize": 4})
