@@ -369,6 +369,27 @@ def test_the_cause_explains_the_report_of_its_victim_also_when_it_comes_later() 
     assert [(recovery.failure_class, recovery.member) for recovery in amended.recoveries] == [("OutOfMemory", "bot-ab12-2")]
 
 
+@pytest.mark.parametrize("words", [None, FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="no zygote")])
+@pytest.mark.parametrize("rest", [None, {"is_deleting": True}, {"is_deleting": True, "disruption": "DeletionByTaintManager"}])
+def test_a_member_that_ended_by_itself_counts_as_a_crash_whatever_becomes_of_its_pod(words, rest) -> None:
+    ended = {"phase": PodPhase.FAILED, "exit_code": 137, "last_words": words}
+    seen = observed(sessions=(a_session(1), a_session(2, is_connected=False)), pods=(a_pod(1), a_pod(2, **ended)))
+    first = decide(seen).status
+    assert (first.recoveries[-1].failure_class, first.recoveries[-1].kind) == ("Infrastructure", "loss")
+    left = (a_pod(1),) if rest is None else (a_pod(1), a_pod(2, **ended, **rest))
+    listed = first.model_copy(update={"members": tuple(entry.model_copy(update={"uid": f"pod-{entry.serial}"}) for entry in first.members)})
+    again = replace(seen, job=a_job(status=listed), pods=(*left, a_pod(3)), sessions=(a_session(1, **STOPPED), a_fresh_session(3)))
+    later = decide(again).status
+    assert (later.formation.number, later.restarts.crashes, later.restarts.disruptions) == (2, 1, 0)
+    assert later.recoveries[-1].reason == first.recoveries[-1].reason
+
+
+def test_a_member_that_was_taken_explains_one_that_ended_by_itself() -> None:
+    ended, gone = a_pod(1, phase=PodPhase.FAILED, exit_code=137), a_pod(2, phase=PodPhase.FAILED, disruption="Evicted")
+    status = decide(observed(sessions=(), pods=(ended, gone))).status
+    assert (status.recoveries[-1].failure_class, status.recoveries[-1].member) == ("Disrupted", "bot-ab12-2")
+
+
 def test_a_device_error_stays_one_when_its_member_is_taken_away_for_it() -> None:
     broken = a_recovery(
         failure_class="Infrastructure", reason="rank 1 on bot-ab12-2: device error: illegal memory access", member="bot-ab12-2"

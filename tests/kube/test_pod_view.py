@@ -137,6 +137,14 @@ def test_a_sidecar_hides_nothing_and_keeps_no_member_alive(order) -> None:
     assert view.holds_room, "until somebody deletes the pod"
 
 
+@pytest.mark.parametrize(("others", "holds_room"), [([], False), (terminated(exitCode=0), False), ([{}], True), ([SIDECAR], True)])
+def test_a_pod_that_is_about_to_be_over_is_left_as_it_is(others, holds_room) -> None:
+    """Kubernetes tells of the container's end first and of the pod's a moment later; deleted in between, it has no logs."""
+    statuses = [*terminated(exitCode=137), *({**other, "name": "a-mesh"} for other in others)]
+    view = parse_pod(pod_object(status={"phase": "Running", "containerStatuses": statuses}))
+    assert (view.is_over, view.is_kept_by_others, view.holds_room) == (True, holds_room, holds_room)
+
+
 def test_a_sidecar_that_ended_ends_no_member() -> None:
     ended = {"name": "a-log", "state": {"terminated": {"exitCode": 1, "message": WORDS.model_dump_json()}}}
     running = {"name": "agent", "state": {"running": {}}}

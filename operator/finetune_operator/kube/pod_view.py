@@ -88,7 +88,7 @@ def parse_pod(pod: JsonObject) -> PodView:
         is_oom_killed=ended.get("reason") == "OOMKilled",
         last_words=words if isinstance(words, FailureReport) else None,
         finished=words if isinstance(words, Finished) else None,
-        is_kept_by_others=told is not phase,
+        is_kept_by_others=told is not phase and _others_go_on(status),
     )
 
 
@@ -116,6 +116,12 @@ def _phase_of_the_agent(phase: PodPhase, ended: JsonObject) -> PodPhase:
     if phase in {PodPhase.SUCCEEDED, PodPhase.FAILED} or ended.get("exitCode") is None:
         return phase
     return PodPhase.SUCCEEDED if ended["exitCode"] == 0 else PodPhase.FAILED
+
+
+def _others_go_on(status: JsonObject) -> bool:
+    """A pod whose only container has ended has its last phase a moment later, and stays for its logs."""
+    others = (entry for entry in status.get("containerStatuses") or [] if entry.get("name") != CONTAINER)
+    return any("terminated" not in (entry.get("state") or {}) for entry in others)
 
 
 def _placed_at(status: JsonObject) -> datetime | None:

@@ -66,11 +66,15 @@ def _cause(record: Recovery | None, trouble: Trouble | None) -> Trouble | None:
 
 
 def _explains_more(trouble: Trouble, known: Recovery) -> bool:
-    """A lost member explains worker crashes and hangs; a cause explains what its victims saw. Nothing else is amended."""
+    """A lost member explains worker crashes and hangs; a cause explains what its victims saw. Nothing else is amended.
+
+    A member that ended by itself stays that: its pod is deleted, by us too, and that says nothing about its end.
+    """
+    kind = recoveries.kind_of_record(known)
     if trouble.failure_class is FailureClass.DISRUPTED:
         may_follow = known.failure_class in {FailureClass.INFRASTRUCTURE, FailureClass.HANG}
-        return may_follow and recoveries.kind_of_record(known) is not FailureKind.DEVICE
-    return recoveries.kind_of_record(known) is FailureKind.VICTIM and not trouble.is_victim
+        return may_follow and kind not in {FailureKind.DEVICE, FailureKind.LOSS}
+    return kind is FailureKind.VICTIM and not trouble.is_victim
 
 
 def _why_lost(gang: Gang, member: Member) -> str | None:

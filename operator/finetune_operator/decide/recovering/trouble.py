@@ -1,6 +1,6 @@
 """Why a formation cannot go on, on positive evidence only, and which of several reports explains it. It counts nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_contract.failures import ExitCode, FailureClass, FailureKind, FailureReport, kind_of
@@ -41,11 +41,16 @@ def trouble_of(gang: Gang) -> Trouble | None:
     found = [trouble for member in gang.crew[:1] if alone for trouble in _evidence(gang, member, entry.number)]
     if not alone:
         found = [trouble for member in gang.crew for trouble in _evidence(gang, member, entry.number)]
-    best = min(found, key=lambda trouble: _WEIGHT[trouble.kind], default=None)
+    best = min(found, key=_weight, default=None)
     if best is not None and best.is_victim:
         leaving = next((member for member in gang.crew if member.is_leaving), None)
         return best if leaving is None else told_to_end(leaving)
     return best
+
+
+def _weight(trouble: Trouble) -> tuple[int, bool]:
+    """Of two lost members the one that was taken explains more than the one that ended by itself, which may have followed it."""
+    return _WEIGHT[trouble.kind], trouble.failure_class is not FailureClass.DISRUPTED
 
 
 def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
@@ -83,7 +88,7 @@ def _failed_in(session: Session, formation: int) -> bool:
 
 
 def trouble_of_ended_pod(member: Member, pod: PodView) -> Trouble | None:
-    """None for a pod that ended with its work done."""
+    """None for a pod that ended with its work done. One that ended by itself is a lost member whoever deletes what is left of it."""
     if pod.phase is PodPhase.SUCCEEDED or pod.exit_code == ExitCode.FINISHED:
         return None
     if pod.disruption is not None:
@@ -94,10 +99,11 @@ def trouble_of_ended_pod(member: Member, pod: PodView) -> Trouble | None:
     if pod.is_deleting or pod.exit_code == ExitCode.LEAVING:
         return _disrupted(member, "its pod was told to end")
     if pod.last_words is not None:
-        return _reported(member, pod.last_words)
+        told = _reported(member, pod.last_words)
+        return replace(told, kind=FailureKind.LOSS) if told.kind is FailureKind.CAUSE else told
     code = "" if pod.exit_code is None else f" with exit code {pod.exit_code}"
     message = f"{member.name} ended{code}"
-    return Trouble(failure_class=FailureClass.INFRASTRUCTURE, kind=FailureKind.CAUSE, message=message, member=member.name, why=message)
+    return Trouble(failure_class=FailureClass.INFRASTRUCTURE, kind=FailureKind.LOSS, message=message, member=member.name, why=message)
 
 
 def trouble_outside(gang: Gang, member: Member) -> Trouble | None:
