@@ -1,6 +1,5 @@
 """Whatever a file holds, `finetune validate` says something printable about it. FUZZ_EXAMPLES=20000 for the long run."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.builders.fuzz import fuzz
 from tests.builders.texts import LETTERS
 
 from finetune_operator.api.check_document import error_lines
@@ -16,7 +16,7 @@ from finetune_operator.api.yaml_reader import Document, read_documents
 from finetune_operator.edge.review import review
 
 GOOD = read_documents((Path(__file__).resolve().parent.parent / "golden" / "good.yaml").read_text())[0].value
-FUZZ = settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")), derandomize=True)
+FUZZ = settings(fuzz(60), derandomize=True)
 FILE = Path("job.yaml")
 words = st.text(alphabet=LETTERS + "\ud800", max_size=20) | st.sampled_from(
     ["1e3", "128Gi", "null", "on", "2024-05-01", "{{ x }}", "<<", "s3://a/b"]

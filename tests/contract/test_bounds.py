@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.builders.fuzz import JSON, fuzz, replaced
 from tests.builders.observed import observed, uid_of
 from tests.builders.texts import texts
 from tests.contract.absurd import ABSURD, FAILURE, FINISHED, HELLO, HONEST, ODD, PROBED, PROGRESS
@@ -111,28 +112,14 @@ def test_only_members_of_the_job_are_called_unreachable() -> None:
     assert table.get(uid_of(1)).unreachable_peers == frozenset()
 
 
-NUMBERS = st.one_of(st.integers(), st.floats(), st.integers(min_value=-(10**30), max_value=10**30), st.just(10**400))
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, texts(20), st.sampled_from(["", "\x00", "x" * 5000, "\u202e", "nan"]))
-JSON = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts(8), inner, max_size=3)), max_leaves=6
-)
-
-
 @st.composite
 def mutated(draw) -> dict[str, Any]:
     """A message that people say, with some of its fields replaced, wherever they stand."""
     message = json.loads(json.dumps(draw(st.sampled_from([*HONEST, FINISHED, *(odd for name, odd in ODD.items() if "NaN" not in name)]))))
-    for _ in range(draw(st.integers(min_value=0, max_value=3))):
-        place = message
-        inner = [value for value in message.values() if isinstance(value, dict)]
-        if inner and draw(st.booleans()):
-            place = draw(st.sampled_from(inner))
-        if place:
-            place[draw(st.sampled_from(sorted(place)))] = draw(JSON)
-    return message
+    return draw(replaced(message))
 
 
-@settings(max_examples=200)
+@fuzz(200)
 @given(st.lists(mutated(), min_size=1, max_size=4))
 def test_any_message_that_parses_can_be_carried(messages) -> None:
     told = []
@@ -144,7 +131,7 @@ def test_any_message_that_parses_can_be_carried(messages) -> None:
     carry(*told)
 
 
-@settings(max_examples=150)
+@fuzz(150)
 @given(st.one_of(st.binary(max_size=200), texts(200), JSON.map(frame_of)))
 def test_any_bytes_are_refused_or_parsed_and_raise_nothing_else(frame) -> None:
     try:

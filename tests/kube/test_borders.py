@@ -5,8 +5,9 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.builders.fuzz import fuzz
 from tests.builders.machine import HANG_SECONDS
 from tests.builders.texts import texts
 from tests.kube.builders import job_object, pod_object, terminated
@@ -81,7 +82,7 @@ def mutated(draw, kind: str) -> Any:
     return item
 
 
-QUICK = settings(max_examples=60)
+QUICK = fuzz(60)
 
 
 @QUICK

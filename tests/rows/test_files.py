@@ -6,8 +6,9 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.builders.fuzz import fuzz
 from tests.builders.texts import texts
 
 from finetune_contract.failures import FailureClass, TrainingError
@@ -195,7 +196,7 @@ ROW = st.dictionaries(
 HEADS = (b"", b"\x1f\x8b\x08\x00", b"PAR1", b"[", b"[{", b"\xef\xbb\xbf", b'{"text": "')
 
 
-@settings(max_examples=200)
+@fuzz(200)
 @given(head=st.sampled_from(HEADS), body=st.binary(max_size=200), columns=st.sampled_from([None, "sharegpt", "alpaca"]))
 def test_no_bytes_make_the_reader_raise_anything_but_the_users_error(head, body, columns, tmp_path):
     try:
@@ -207,7 +208,7 @@ def test_no_bytes_make_the_reader_raise_anything_but_the_users_error(head, body,
     assert told is FailureClass.USER_ERROR
 
 
-@settings(max_examples=200)
+@fuzz(200)
 @given(rows=st.lists(ROW, min_size=1, max_size=4), columns=st.sampled_from([None, "sharegpt", "alpaca"]))
 def test_no_json_makes_the_reader_raise_anything_but_the_users_error(rows, columns, tmp_path):
     lines = "\n".join(json.dumps(row) for row in rows)

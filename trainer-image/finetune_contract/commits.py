@@ -10,13 +10,15 @@ import re
 import zlib
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from finetune_contract.bounds import Count, Digest, FormationNumber, Name, Place, RealOrNone, Revision, Step, Uid, Version
 from finetune_contract.state import InputDigests, RunRecord, StateId
 from finetune_contract.values import Value
 
 LAYOUT_VERSION = 1
+OUTPUT_MANIFEST_NAME = "finetune-manifest.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 _NAME = re.compile(r"f([0-9]{6,9})-([0-9]{9,12})\.json$")
 
 
@@ -92,10 +94,17 @@ class OutputManifest(Value):
     eval_loss: RealOrNone
     sample_digest: Digest | None = None  # chains the row numbers of all steps: equal digests = the same rows in the same steps
 
+    @field_validator("files")
+    @classmethod
+    def _has_weights(cls, files: tuple[OutputFile, ...]) -> tuple[OutputFile, ...]:
+        if all(file.name != ADAPTER_WEIGHTS_NAME for file in files):
+            raise ValueError(f"no file is called {ADAPTER_WEIGHTS_NAME}")
+        return files
+
     @property
     def num_bytes(self) -> int:
         return sum(file.num_bytes for file in self.files)
 
-
-OUTPUT_MANIFEST_NAME = "finetune-manifest.json"
-ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+    @property
+    def weights(self) -> OutputFile:
+        return next(file for file in self.files if file.name == ADAPTER_WEIGHTS_NAME)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from finetune_agent.stores.object_store import ObjectMissing, ObjectStore, PutResult, StoreUnavailable
 from finetune_agent.uploading.messages import Publish
 from finetune_contract.adapter_files import ADAPTER_FILES
-from finetune_contract.commits import ADAPTER_WEIGHTS_NAME, OUTPUT_MANIFEST_NAME, OutputFile, OutputManifest
+from finetune_contract.commits import OUTPUT_MANIFEST_NAME, OutputFile, OutputManifest
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.inside import open_inside
@@ -28,10 +28,9 @@ def read_output_manifest(store: ObjectStore) -> OutputManifest | None:
 
 
 def render_output(config: JobConfig, manifest: OutputManifest, *, already_present: bool) -> Output:
-    weights = next(file for file in manifest.files if file.name == ADAPTER_WEIGHTS_NAME)
     return Output(
         uri=config.output.uri,
-        sha256=weights.sha256,
+        sha256=manifest.weights.sha256,
         num_bytes=manifest.num_bytes,
         step=manifest.step,
         already_present=already_present,
