@@ -10,7 +10,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from e2e.product import Job, JsonObject, Team
+from e2e.faults import in_training
+from e2e.fixtures import Product
+from e2e.product import Job, JsonObject, Team, wait_until
 from finetune_contract.config import AdapterConfig
 from finetune_trainer.attention import ATTENTION
 from finetune_trainer.lora import adapter_parameters, add_adapters
@@ -34,6 +36,19 @@ def test_a_job_on_two_members_completes_with_an_adapter(team: Team, model: str, 
     torch.testing.assert_close(peft_logits(adapter, base, rows[0]), trainer_logits(adapter, base, rows[0]), rtol=1e-5, atol=1e-5)
     assert job.events()[-1] == "Completed"
     assert job.object["status"]["observedGeneration"] == job.object["metadata"]["generation"]
+
+
+def test_a_gang_that_ends_while_no_operator_runs_is_complete_without_a_new_pod(team: Team, product: Product) -> None:
+    job = in_training(team, "unwatched")
+    members = {pod["metadata"]["uid"] for pod in job.live_pods()}
+    with product.replicas(0):
+        wait_until("the end of all members", lambda: not job.live_pods(), deadline_seconds=240)
+        assert job.status["phase"] == "Training"
+    status = job.wait_complete()
+    assert {pod["metadata"]["uid"] for pod in job.pods()} == members
+    assert (status["lastSerial"], status["progress"]["step"]) == (2, status["progress"]["totalSteps"])
+    assert status["output"]["sha256"]
+    assert status["restarts"].get("crashes", 0) == status["restarts"].get("disruptions", 0) == 0
 
 
 def fetch_adapter(job: Job, team: Team, s3: Any, folder: Path) -> Path:
