@@ -101,3 +101,12 @@ def test_what_a_data_set_does_not_say_is_asked_for(names, inside, said):
 def test_the_number_of_files_is_bounded():
     with pytest.raises(StoreRefused, match="at most 10000 are read"):
         choose_files([f"{number}.jsonl" for number in range(10_001)], "", uri="s3://b/d/")
+
+
+def test_what_this_program_writes_beside_rows_is_nobodys_row():
+    """A bucket that holds our own marker decides nothing about what was fetched."""
+    names = (".finetune-complete.json", "a.json")
+    assert choose_files(names, "*", uri="s3://b/d/*") == ("a.json",)
+    assert choose_of_repository(names, "*", uri="hf://t/d/*") == ("a.json",)
+    with pytest.raises(StoreRefused):
+        choose_of_repository(names, ".finetune-complete.json", uri="hf://t/d/.finetune-complete.json")

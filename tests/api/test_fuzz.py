@@ -1,5 +1,6 @@
 """Whatever a file holds, `finetune validate` says something printable about it. FUZZ_EXAMPLES=20000 for the long run."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.builders.fuzz import fuzz
 from tests.builders.texts import LETTERS
 
 from finetune_operator.api.check_document import error_lines
+from finetune_operator.api.rules import check_spec, parse_job
 from finetune_operator.api.spec_error import SpecError
 from finetune_operator.api.yaml_reader import Document, read_documents
 from finetune_operator.edge.review import review
@@ -104,3 +106,13 @@ def test_a_good_job_with_one_value_changed(path: tuple[Any, ...], new: Any) -> N
 )
 def test_nothing_large_takes_long_or_much(text: str) -> None:
     look_at(text)
+
+
+def test_the_rules_that_reconcile_asks_cost_nothing_whatever_a_template_holds() -> None:
+    """They are asked in the one loop that serves everybody: compiling this would take seconds of it."""
+    template = "{{ messages }}" * (65536 // len("{{ messages }}"))
+    job = parse_job({**GOOD, "spec": {**GOOD["spec"], "training": {"chatTemplate": template}}})
+    began = time.process_time()
+    errors = check_spec(job)
+    assert time.process_time() - began < 0.1
+    assert errors == ()

@@ -1,7 +1,8 @@
 """Whatever parses as a message can be carried: by a session, by a decision, by the status that is written."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,13 +14,16 @@ from tests.builders.observed import observed, uid_of
 from tests.builders.texts import texts
 from tests.contract.absurd import ABSURD, FAILURE, FINISHED, HELLO, HONEST, ODD, PROBED, PROGRESS
 
+from finetune_contract.bounds import MAX_COUNT
 from finetune_contract.failures import FailureReport
 from finetune_contract.messages import FromAgent, Hello, parse_from_agent, render_message
 from finetune_contract.reasons import STORAGE_REASONS, WARNING_REASONS
 from finetune_operator.coordinator.sessions import SessionTable
 from finetune_operator.decide.answers.decision import Decision
 from finetune_operator.decide.chain import decide
+from finetune_operator.decide.facts.observed import Session
 from finetune_operator.job_values import job_values, newest_reading, spent_seconds
+from finetune_operator.reconcile.notes import JobNotes
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -39,7 +43,16 @@ def carry(*messages: FromAgent) -> Decision:
         else:
             table.hear(uid_of(1), message, NOW)
     sessions = table.of_job(HELLO["job_uid"])
-    decision = decide(observed(sessions=sessions))
+    away = tuple(replace(session, is_connected=False) for session in sessions)
+    for some in ((*away[:1], *sessions[1:]), (*sessions[:1], *away[1:]), sessions):
+        term = JobNotes().term_for(1, some, NOW + timedelta(seconds=9))
+        decision = decide(observed(sessions=some, term=term))
+        write(decision, some)
+    return decision
+
+
+def write(decision: Decision, sessions: tuple[Session, ...]) -> None:
+    """Everything that a pass writes, sends or shows."""
     assert decision.status is not None
     json.dumps(decision.status.model_dump(mode="json", by_alias=True), allow_nan=False)
     type(decision.status).model_validate(decision.status.model_dump())
@@ -48,7 +61,6 @@ def carry(*messages: FromAgent) -> Decision:
     json.dumps([(event.reason, event.message) for event in decision.events])
     shown = job_values(decision.status, newest_reading(decision.status, sessions), 0, spent_seconds(decision.status, NOW))
     assert all(value is None or value == value for value in shown.values())
-    return decision
 
 
 @pytest.mark.parametrize("message", ABSURD.values(), ids=ABSURD.keys())
@@ -129,6 +141,11 @@ def test_any_message_that_parses_can_be_carried(messages) -> None:
         except ValidationError:
             continue
     carry(*told)
+
+
+@pytest.mark.parametrize("changes", [{"term": MAX_COUNT}, {"address": "a" * 253}, {"address": "::1%" + "z" * 249}], ids=str)
+def test_the_greatest_value_of_a_hello_is_carried(changes) -> None:
+    carry(parse_from_agent(frame_of(HELLO | changes)), parse_from_agent(frame_of(PROBED)))
 
 
 @fuzz(150)

@@ -60,9 +60,9 @@ def make_tokenizer(*, eos="<|im_end|>", bos="<|begin_of_text|>", trims=False, ad
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, bos_token=bos)
 
 
-def encode(tokenizer, content, *, template=CHATML, form="messages", trains_on_all=False, day=None):
+def encode(tokenizer, content, *, template=CHATML, form="messages", trains_on_all=False, day=None, **how):
     rows = SimpleNamespace(form=form, field=FIELD)
-    return Encoder(rows, tokenizer, trains_on_all=trains_on_all, template=template, day=day).encode(Row(number=1, content=content))
+    return Encoder(rows, tokenizer, trains_on_all=trains_on_all, template=template, day=day).encode(Row(number=1, content=content), **how)
 
 
 def shown(tokenizer, ids, marks):

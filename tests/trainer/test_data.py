@@ -83,7 +83,7 @@ def test_bytes_that_are_no_utf8_are_named_by_row(tmp_path):
 class Letters:
     """An encoder whose tokens are the letters of a text; it may refuse a row as a tokenizer does."""
 
-    def encode(self, row):
+    def encode(self, row, **how):
         if "!" in row.content["text"]:
             raise TypeError("TextEncodeInput must be Union")
         ids = [ord(char) for char in row.content["text"]]

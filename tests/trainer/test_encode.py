@@ -10,6 +10,7 @@ from tests.trainer.chats import CHATML, FIELD, OPENS_THOUGHT, SPACED, THOUGHTS, 
 
 from finetune_contract.failures import TrainingError
 from finetune_trainer.notes import OPEN_TURN, note_events
+from finetune_trainer.rows import RowError
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}\n"
@@ -176,3 +177,36 @@ def test_events_say_the_share_that_is_trained_and_whether_every_answer_ends():
     assert [event.message for event in note_events((), field=FIELD, num_tokens=8, num_targets=2)] == [
         f"{FIELD}: 2 of 8 tokens carry loss (25.0 %); end of turn trained: yes"
     ]
+
+
+LONG = {"messages": [{"role": role, "content": f"{role} {number}"} for number in range(40) for role in ("user", "assistant")]}
+BACKWARDS = CHATML.replace("in messages %}", "in messages[::-1] %}")
+
+
+@pytest.mark.parametrize("template", [CHATML, BACKWARDS], ids=["in order", "the last turn first"])
+def test_a_limit_changes_no_mark_before_it(template):
+    whole, short = (encode(BASE, LONG, template=template, **how) for how in ({}, {"limit": 60}))
+    assert short.is_target[:60] == whole.is_target[:60]
+    assert any(short.is_target[:60])
+
+
+def test_turns_behind_the_limit_are_not_looked_for_and_every_turn_is_a_beat():
+    beats = []
+    encode(BASE, LONG, beat=lambda: beats.append(1))
+    assert len(beats) == 40
+    encode(BASE, LONG, limit=60, beat=lambda: beats.append(1))
+    assert 40 < len(beats) < 50
+
+
+@pytest.mark.parametrize("made", ["m.content", "'bad: ' ~ m.content", "m.content[:8]"])
+def test_a_template_that_quotes_the_row_in_its_refusal_is_not_quoted(made):
+    refusal = "{% if 'secret' in m.content %}{{ raise_exception(" + made + ") }}{% endif %}"
+    with pytest.raises(RowError) as refused:
+        encode(BASE, said("q", "a secret"), template=CHATML.replace("{% for m in messages %}", "{% for m in messages %}" + refusal))
+    assert "secret" not in str(refused.value)
+    assert "raise_exception" in str(refused.value)
+
+
+def test_a_refusal_that_stands_in_the_template_is_told():
+    with pytest.raises(RowError, match="only user and assistant"):
+        encode(SENTENCES, {"messages": [{"role": "critic", "content": "x"}, *said("q", "a")["messages"]]}, template=SPACED)

@@ -79,7 +79,8 @@ Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 RealOrNone = Annotated[Real | None, BeforeValidator(_finite_or_none)]  # what is not finite is told apart, in words
 
 Uid = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:%\[\]-]{1,270}$")]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:%\[\]-]{1,253}$")]
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:%\[\]-]{1,270}$")]  # of a host, or of a host and a port
 Word = Annotated[str, BeforeValidator(_cut(64))]
 Name = Annotated[str, BeforeValidator(_cut(253))]
 Digest = Annotated[str, Field(max_length=64), AfterValidator(_format(_DIGEST, "a SHA-256 as 64 hexadecimal digits"))]

@@ -121,16 +121,26 @@ class ChatTemplate:
         except TooMuchWork as error:
             raise TemplateProblem(str(error), is_endless=True) from None
         except Exception as error:  # noqa: BLE001 - the template is the user's code: whatever it raises is what it says
-            raise TemplateProblem(str(error) or type(error).__name__) from None
+            raise TemplateProblem(self._own_words(error)) from None
         finally:
             RENDERING.reset(token)
+
+    def _own_words(self, error: Exception) -> str:
+        """A refusal as it stands in the template. Words that it makes of a conversation may be the conversation's, and are not shown."""
+        if isinstance(error, _Refusal) and str(error) not in self._words:
+            return "it refuses it by raise_exception"
+        return str(error) or type(error).__name__
 
     def _strftime(self, form: str) -> str:
         return datetime.combine(self.day, time()).strftime(str(form))
 
 
+class _Refusal(TemplateError):
+    """By the template's own raise_exception."""
+
+
 def _refuse(message: object) -> NoReturn:
-    raise TemplateError(str(message))
+    raise _Refusal(str(message))
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:

@@ -11,11 +11,11 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from finetune_contract.bounds import (
     BORDER,
-    Address,
     Amount,
     Count,
     Digest,
     FormationNumber,
+    Host,
     Key,
     MessageText,
     Place,
@@ -122,7 +122,7 @@ class Hello(Value):
     type: Literal["hello"] = "hello"
     member_uid: Uid
     job_uid: Uid
-    address: Address
+    address: Host
     port: Port  # a free port for the process group's store, used when this member becomes node rank 0
     probe_port: Port | None = None  # peers that are asked to probe this member connect to address:probe_port
     num_devices: Count = 0  # read by nobody; an operator of contract 1 does not take a hello without it

@@ -5,12 +5,13 @@ are found (spans.py). Plain rows begin and end with the tokenizer's tokens exact
 """
 
 import json
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from finetune_contract.chat_template import ChatTemplate, TemplateProblem
 from finetune_trainer.columns import kind_of_value
@@ -19,6 +20,7 @@ from finetune_trainer.notes import OPEN_TURN, shows_date, unread_key
 from finetune_trainer.rows import Row, RowError, Rows
 from finetune_trainer.spans import Span, TurnHidden, Turns
 from finetune_trainer.template_choice import TemplateChoice
+from finetune_trainer.token_text import Places, TokenPlace, TokenText, overlap, tiled
 from finetune_trainer.trace import hidden_field
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _PRIVATE = ("\ue000", "\ue001")
 _SHOWN_CHARS = 40
+NO_LIMIT = sys.maxsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +38,6 @@ class Encoded:
     ids: list[int]
     is_target: list[bool]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Text:
-    """A rendered conversation as tokens; token i is characters `starts[i]` to `ends[i]`."""
-
-    whole: str
-    ids: list[int]
-    starts: list[int]
-    ends: list[int]
-
-
-class _Place(NamedTuple):
-    """Tokens `first` to `last` are one turn; `is_ended`: the last of them, blanks aside, is a special token."""
-
-    first: int
-    last: int
-    is_ended: bool
 
 
 class Encoder:
@@ -72,13 +57,16 @@ class Encoder:
         special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
         self._ends = special - ({tokenizer.bos_token_id} - {self._end})
 
-    def encode(self, row: Row) -> Encoded:
-        """Raises RowError in the user's words; TrainingError for what is wrong with the template whatever the row."""
+    def encode(self, row: Row, *, limit: int = NO_LIMIT, beat: Callable[[], None] = lambda: None) -> Encoded:
+        """`limit`: of the tokens behind so many no mark is made; `beat` is called at every turn, for each costs a rendering.
+
+        Raises RowError in the user's words; TrainingError for what is wrong with the template whatever the row.
+        """
         try:
             if self._form == "messages":
-                return self._conversation(row, parse_messages(row.content))
+                return self._conversation(parse_messages(row.content), limit, beat)
             if self._form == "prompt-completion" and any(isinstance(row.content.get(name), list) for name in ("prompt", "completion")):
-                return self._conversation(row, parse_pair(row.content))
+                return self._conversation(parse_pair(row.content), limit, beat)
             return self._plain(row)
         except Misshapen as error:
             raise RowError(self._field, row.number, str(error)) from None
@@ -113,7 +101,7 @@ class Encoder:
         except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises is about the text that it was given
             raise Misshapen(f"the tokenizer cannot read it: {type(error).__name__}") from None
 
-    def _conversation(self, row: Row, conversation: Conversation) -> Encoded:
+    def _conversation(self, conversation: Conversation, limit: int, beat: Callable[[], None]) -> Encoded:
         roles = [message["role"] for message in conversation.messages]
         if not self._trains_on_all and "assistant" not in roles:
             raise Misshapen("no message has the role assistant: there is nothing to train on")
@@ -125,7 +113,8 @@ class Encoder:
             text = self._tokens_of(whole)
             render = partial(template.render, tools=conversation.tools)
             turns = Turns(render, conversation.messages, whole, word=word, borders=self._borders)
-            is_target, places = self._mask(template, conversation, text, turns)
+            places = Places(limit, beat, partial(self._place, turns, text=text))
+            is_target, trained = self._mask(template, conversation, text, places)
         except TemplateProblem as problem:
             if problem.is_endless:
                 raise self._templates.blamed(problem.words) from None
@@ -133,65 +122,66 @@ class Encoder:
         notes = [unread_key(key) for key in sorted(conversation.unknown)]
         if template.asks_for_date:
             notes.append(shows_date(template.day))
-        if not all(place.is_ended for place in places):
+        if not all(place.is_ended for place in trained):
             notes.append(OPEN_TURN)
         return Encoded(ids=text.ids, is_target=is_target, notes=tuple(notes))
 
-    def _mask(self, template: ChatTemplate, conversation: Conversation, text: _Text, turns: Turns) -> tuple[list[bool], list[_Place]]:
+    def _mask(
+        self, template: ChatTemplate, conversation: Conversation, text: TokenText, find: Places
+    ) -> tuple[list[bool], list[TokenPlace]]:
         """The mask of a conversation, and the places of its trained turns (none are looked for when all of it is trained)."""
         answers = [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
         marks = _mark_spans(template, conversation, text.whole) if template.has_marks and not self._trains_on_all else None
-        places: list[_Place] = []
+        places: list[TokenPlace] = []
         if marks is not None:
             places = [self._marked_place(text, span) for span in marks]
         elif not self._trains_on_all:
-            places = [self._place(turns, index, text) for index in answers if conversation.trained[index]]
+            places = list(find.of([index for index in answers if conversation.trained[index]]))
         is_target = [self._trains_on_all] * len(text.ids)
         for place in places:
             is_target[place.first : place.last] = [True] * (place.last - place.first)
         if marks is not None or self._trains_on_all:
-            for index, is_trained in enumerate(conversation.trained):
-                if not is_trained and (index in answers or self._trains_on_all):
-                    place = self._place(turns, index, text)
-                    is_target[place.first : place.last] = [False] * (place.last - place.first)
+            silent = [index for index, is_trained in enumerate(conversation.trained) if not is_trained]
+            for place in find.of(silent if self._trains_on_all else sorted({*silent} & {*answers})):
+                is_target[place.first : place.last] = [False] * (place.last - place.first)
         return is_target, [place for place in places if any(is_target[place.first : place.last])]
 
-    def _place(self, turns: Turns, index: int, text: _Text) -> _Place:
+    def _place(self, turns: Turns, index: int, text: TokenText) -> TokenPlace:
         """Tokens of one turn, to and with the next special token. Raises Misshapen if the template shows no single place for it."""
         try:
             span = turns.span(index)
         except TurnHidden:
             problem = f"the chat template does not show messages[{index}] in one place; give one with generation marks"
             raise Misshapen(f"{problem} as spec.training.chatTemplate, or set spec.training.trainOn: all") from None
-        first, last = _overlap(text, span)
+        first, last = overlap(text, span)
         if last > first and text.ids[last - 1] in self._ends and text.ends[last - 1] > span.last:
-            return _Place(first, last, True)
+            return TokenPlace(first, last, True)
         end = last
         while end < len(text.ids) and (self._is_blank(text, end) or text.ids[end] in self._added):
             end += 1
             if text.ids[end - 1] in self._ends:
-                return _Place(first, end, True)
+                return TokenPlace(first, end, True)
         limit = bisect_left(text.starts, turns.limit(index))
         end = next((at + 1 for at in range(last, limit) if text.ids[at] in self._ends), None) or last
-        return _Place(first, end, end > last)
+        return TokenPlace(first, end, end > last)
 
-    def _marked_place(self, text: _Text, span: Span) -> _Place:
-        first, last = _overlap(text, span)
+    def _marked_place(self, text: TokenText, span: Span) -> TokenPlace:
+        first, last = overlap(text, span)
         end = last
         while end > first and self._is_blank(text, end - 1):
             end -= 1
-        return _Place(first, last, end > first and text.ids[end - 1] in self._ends)
+        return TokenPlace(first, last, end > first and text.ids[end - 1] in self._ends)
 
-    def _is_blank(self, text: _Text, token: int) -> bool:
+    def _is_blank(self, text: TokenText, token: int) -> bool:
         return text.ids[token] not in self._added and not text.whole[text.starts[token] : text.ends[token]].strip()
 
-    def _tokens_of(self, whole: str) -> _Text:
+    def _tokens_of(self, whole: str) -> TokenText:
         try:
             encoded = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises is about the text that it was given
             raise Misshapen(f"the tokenizer cannot read it: {type(error).__name__}") from None
-        starts, ends = _tiled(encoded["offset_mapping"])
-        return _Text(whole=whole, ids=list(encoded["input_ids"]), starts=starts, ends=ends)
+        starts, ends = tiled(encoded["offset_mapping"])
+        return TokenText(whole=whole, ids=list(encoded["input_ids"]), starts=starts, ends=ends)
 
     def _borders(self, prompt: str) -> list[int]:
         return [end for end in self._tokens_of(prompt).ends if end] if prompt else []
@@ -260,24 +250,6 @@ def _word_outside(whole: str, conversation: Conversation) -> str:
     """A word of plain letters that stands nowhere in the row, whatever its case."""
     taken = (whole + repr(conversation.messages) + repr(conversation.tools)).lower()
     return next(word for word in (f"zq{number}qz" for number in range(len(taken) + 1)) if word not in taken)
-
-
-def _tiled(offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """Starts and ends of tokens whose blanks a tokenizer may have trimmed away, with each gap given to the token that follows it."""
-    starts: list[int] = []
-    ends: list[int] = []
-    place = 0
-    for start, end in offsets:
-        starts.append(min(start, place))
-        place = max(place, end)
-        ends.append(place)
-    return starts, ends
-
-
-def _overlap(text: _Text, span: Span) -> tuple[int, int]:
-    """Tokens from the first that ends after the span begins, up to the last that starts before it ends."""
-    first = bisect_right(text.ends, span.first)
-    return first, max(first, bisect_left(text.starts, span.last))
 
 
 def _own_begin(tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -93,7 +94,7 @@ class Tokenising:
             self._beat(counted.num_rows)
             if row is None:
                 continue
-            encoded = row if isinstance(row, RowError) else self._encode(row)
+            encoded = row if isinstance(row, RowError) else self._encode(row, counted.num_rows)
             counted = changed(counted, num_rows=counted.num_rows + 1)
             if isinstance(encoded, RowError):
                 bad.add(encoded, counted.num_rows)
@@ -120,9 +121,9 @@ class Tokenising:
             message = f"{field}: none of the {tally.num_rows} rows has a token to train on; see spec.training.trainOn"
             raise TrainingError(FailureClass.USER_ERROR, message)
 
-    def _encode(self, row: Row) -> Encoded | RowError:
+    def _encode(self, row: Row, num_rows: int) -> Encoded | RowError:
         try:
-            return self._encoder.encode(row)
+            return self._encoder.encode(row, limit=self._limit, beat=partial(self._beat, num_rows))
         except RowError as error:
             return error
         except (TrainingError, MemoryError):

@@ -82,6 +82,7 @@ def tiny_memory(spec: FineTuneJobSpec) -> Iterator[str]:
             yield f"spec.resources.{section}.memory: {entries['memory']} is less than 1 MiB; write 128Gi for gibibytes (m is thousandths)"
 
 
+_DOMAIN_OF_KUBERNETES = "kubernetes.io/"
 _DEFAULTS: Mapping[str, Quantity] = ResourcesSpec().requests
 
 
@@ -105,9 +106,9 @@ def _resource_faults(name: str, value: Quantity) -> Iterator[str]:
         yield from _huge_page_faults(name, value)
     elif "/" not in name and name not in _NATIVE:
         yield f"is no resource of a container; known here: {', '.join(_NATIVE)}, hugepages-SIZE, and DOMAIN/NAME such as nvidia.com/gpu"
-    elif "/" in name and not _is_extended(name):
+    elif "/" in name and not (_is_extended(name) or _is_of_kubernetes(name)):
         yield "is no resource; wanted DOMAIN/NAME, such as nvidia.com/gpu"
-    elif "/" in name and _amounts({name: value}).get(name, Fraction(0)).denominator != 1:
+    elif _is_whole_only(name) and _amounts({name: value}).get(name, Fraction(0)).denominator != 1:
         yield f"got {value}, wanted a whole number"
 
 
@@ -121,8 +122,12 @@ def _huge_page_faults(name: str, value: Quantity) -> Iterator[str]:
 
 def _is_extended(name: str) -> bool:
     """A quota counts it as requests.NAME, which has to be a name too."""
-    is_native = "kubernetes.io/" in name
-    return not is_native and not name.startswith("requests.") and is_qualified_name(f"requests.{name}")
+    return _DOMAIN_OF_KUBERNETES not in name and not name.startswith("requests.") and is_qualified_name(f"requests.{name}")
+
+
+def _is_of_kubernetes(name: str) -> bool:
+    """A later Kubernetes may have it: the API server takes any, also in parts, and a node that lacks it takes no pod."""
+    return _DOMAIN_OF_KUBERNETES in name and is_qualified_name(name)
 
 
 def _is_whole_only(name: str) -> bool:

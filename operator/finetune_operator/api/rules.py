@@ -1,12 +1,14 @@
 """Every rule of the resource that is not the bound of one field, each a named function; used by validate, webhook and reconcile.
 
+All are cheap whatever a document holds, for reconcile asks them for everybody's jobs: a template is read and tried elsewhere, in a
+process of its own (template_trial.py), and by the members.
+
 What the API server can check itself stands in the schema as CEL too (crd.py); the wording here is for `finetune validate`.
 """
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -194,25 +196,6 @@ def _scheme_errors(path: str, uri: str, place: Place, allowed: set[Scheme], is_l
     yield SpecError(path, f"got {uri!r}, wanted {wanted}{reason}")
 
 
-def a_chat_template_reads_messages(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
-    text = spec.training.chat_template
-    fault = None if text is None else _template_fault(text)
-    if fault is not None:
-        yield SpecError("spec.training.chatTemplate", fault)
-
-
-@lru_cache(maxsize=64)
-def _template_fault(text: str) -> str | None:
-    """Read, not run: it costs little and cannot be turned against us."""
-    from finetune_contract.chat_template import ChatTemplate, TemplateProblem
-
-    try:
-        ChatTemplate(text, names={}, day=None).check_shows_rows()
-    except TemplateProblem as problem:
-        return problem.words
-    return None
-
-
 def lists_name_each_entry_once(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
     named = (
         ("spec.adapter.targetModules", spec.adapter.target_modules),
@@ -264,7 +247,6 @@ RULES: tuple[Rule, ...] = (
     tolerations_are_those_of_a_pod,
     a_pod_can_ask_for_its_resources,
     a_process_has_a_gpu,
-    a_chat_template_reads_messages,
 )
 
 

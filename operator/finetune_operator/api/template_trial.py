@@ -1,4 +1,4 @@
-"""Runs a chat template on a short conversation in a process of its own, which has little CPU time and memory.
+"""Reads a chat template and runs it on a short conversation, in a process of its own that has little CPU time and memory.
 
 `python -m finetune_operator.api.template_trial` is that process: the template on stdin, one line about what is wrong on stdout.
 """
@@ -32,9 +32,11 @@ def try_template(text: str, *, wall_seconds: float = TRIAL_WALL_SECONDS) -> str 
 
 
 def fault_of(text: str) -> str | None:
-    """What is wrong with running it, or None; reading it was the rules' part. Bounded in work, not in seconds: the caller is."""
+    """What is wrong with it, or None. Bounded in work, not in seconds: the caller is."""
     try:
-        ChatTemplate(text, names=_NAMES, day=None).check_runs()
+        template = ChatTemplate(text, names=_NAMES, day=None)
+        template.check_shows_rows()
+        template.check_runs()
     except TemplateProblem as problem:
         return problem.words
     return None

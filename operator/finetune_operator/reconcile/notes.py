@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from finetune_contract.bounds import MAX_COUNT
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.facts.observed import PodView, Session
 
@@ -36,7 +37,7 @@ class JobNotes:
         newest = max((session.term for session in sessions if session.changed_at <= confirmed_at), default=0)
         if newest > known:
             log.warning("agents of a job have obeyed term %d, the lease says %d: orders carry a greater one", newest, lease_term)
-            known = self.term = newest + 1
+            known = self.term = min(newest + 1, MAX_COUNT)
         return known
 
     def note_nodes(self, pods: Iterable[PodView]) -> frozenset[str]:

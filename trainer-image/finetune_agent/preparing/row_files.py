@@ -12,6 +12,7 @@ from finetune_contract.places import is_pattern
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".json", ".json.gz")
 MAX_FILES = 10_000
+OWN_PREFIX = ".finetune-"
 _SHOWN = 5
 _TRAIN = re.compile(r"train([-._].*)?")
 # Files that describe a data set, beside its rows.
@@ -24,9 +25,14 @@ def is_row_file(name: str) -> bool:
     return last.endswith(ROW_SUFFIXES) and not last.startswith((".", "_")) and last not in _NO_ROWS
 
 
+def _is_ours(name: str) -> bool:
+    """What this program writes beside rows; somebody else's of that name is never taken for it."""
+    return name.rpartition("/")[2].startswith(OWN_PREFIX)
+
+
 def choose_files(names: Sequence[str], pattern: str, *, uri: str) -> tuple[str, ...]:
     """Those of a folder (`pattern` "") or those that match `pattern`, sorted. Raises StoreRefused naming what is there."""
-    plain = sorted(name for name in names if "/" not in name)
+    plain = sorted(name for name in names if "/" not in name and not _is_ours(name))
     # A pattern decides by itself which files are rows.
     found = [name for name in plain if fnmatchcase(name, pattern)] if pattern else [name for name in plain if is_row_file(name)]
     return _bounded(found, names, uri=uri)
@@ -34,6 +40,7 @@ def choose_files(names: Sequence[str], pattern: str, *, uri: str) -> tuple[str, 
 
 def choose_of_repository(names: Sequence[str], inside: str, *, uri: str) -> tuple[str, ...]:
     """Paths in a data set of a hub: `inside` is a file, a folder, a pattern, or "" for the training split."""
+    names = [name for name in names if not _is_ours(name)]
     if inside in names:
         return (inside,)
     if inside:
