@@ -64,9 +64,12 @@ def test_a_running_job_lives_through_a_newer_definition_a_restart_and_the_rollba
 
 
 @pytest.mark.slow
-def test_a_job_in_words_of_a_newer_definition_says_so_and_is_written_no_more(team: Team, newer: None) -> None:
+def test_a_job_in_words_of_a_newer_definition_says_so_and_is_written_no_more(team: Team, product: Product, newer: None) -> None:
     other = in_training(team, "beside")
-    job = team.submit("later", training={"precision": "fp8"})
+    refused = team.kubectl.apply(team.manifest("refused", training={"precision": "fp8"}))
+    assert "spec.training.precision: got 'fp8', wanted one of" in refused.stderr
+    with product.replicas(0):  # as after a rollback: nobody of this version has judged it
+        job = team.submit("later", training={"precision": "fp8"})
     wait_until("Unreadable", lambda: (job.condition("Stalled") or {}).get("reason") == "Unreadable", deadline_seconds=60)
     told = job.condition("Stalled")
     assert told is not None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.builders.observed import a_fresh_session, a_job, a_pod, a_session, observed, over_status, training_status
+from tests.builders.observed import a_fresh_session, a_job, a_pod, a_session, observed, over_status, some_progress, training_status
 from tests.builders.texts import texts
 
 from finetune_contract.last_words import Finished
@@ -56,6 +56,13 @@ def test_the_adapter_of_the_newest_formation_ends_the_job_and_makes_no_pod(seen)
     assert decision.create == ()
     assert decision.status.output is not None
     assert decision.status.output.sha256 == "a" * 64
+
+
+def test_what_ended_unwatched_tells_how_far_it_came() -> None:
+    last = some_progress(step=100, loss=0.25)
+    words = Finished(formation=1, output=OUTPUT, progress=last)
+    status = decide(observed(sessions=(), pods=(a_pod(1, **ENDED, finished=words), a_pod(2, **ENDED)))).status
+    assert (status.progress.step, status.progress.loss) == (100, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,11 @@ def test_deep_objects_are_refused() -> None:
         value = {"a": value}
     refusal, _ = review(job_object(spec={"training": value}), None)
     assert refusal is not None
+
+
+def test_a_field_of_a_newer_definition_is_no_reason_to_refuse() -> None:
+    """The API server knows it, and gives it to every job that leaves it out."""
+    assert review(job_object(spec={"training": {"laterKnob": 1}}), None) == (None, ())
+    refusal, _ = review(job_object(spec={"training": {"laterKnob": 1}, "resources": {"nodes": {"min": 3, "max": 1}}}), None)
+    assert refusal is not None
+    assert refusal.startswith("spec.resources.nodes: min 3 is greater than max 1")

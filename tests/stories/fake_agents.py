@@ -250,7 +250,8 @@ class FakeAgents:
     def _publish(self, agent: Agent, output: Output) -> None:
         """As the real agent: written down at once, so that nothing that ends it later takes it back."""
         agent.output = output
-        self.pods.termination_logs[agent.uid] = render_last_words(Finished(formation=agent.formation, output=output))
+        finished = Finished(formation=agent.formation, output=output, progress=agent.progress)
+        self.pods.termination_logs[agent.uid] = render_last_words(finished)
 
     def _end(self, agent: Agent, code: int, words: FailureReport) -> None:
         if agent.phase is not MemberPhase.FINISHED:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from finetune_contract.bounds import BORDER, FormationNumber
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Output
+from finetune_contract.messages import Output, Progress
 from finetune_contract.values import Value, changed
 
 MAX_BYTES = 4096  # Kubernetes keeps no more of a termination message
@@ -19,6 +19,7 @@ class Finished(Value):
     type: Literal["finished"] = "finished"
     formation: FormationNumber
     output: Output
+    progress: Progress | None = None  # the last one, which nobody may have heard
 
 
 def parse_last_words(text: str) -> FailureReport | Finished | None:
@@ -34,10 +35,12 @@ def parse_last_words(text: str) -> FailureReport | Finished | None:
 
 
 def render_last_words(words: FailureReport | Finished) -> str:
-    """At most MAX_BYTES of UTF-8: the traceback is dropped first, then the message is shortened."""
+    """At most MAX_BYTES of UTF-8: the progress or the traceback is dropped first, then the message is shortened."""
     text = words.model_dump_json(exclude_none=True)
-    if isinstance(words, Finished) or len(text.encode()) <= MAX_BYTES:
+    if len(text.encode()) <= MAX_BYTES:
         return text
+    if isinstance(words, Finished):
+        return changed(words, progress=None).model_dump_json(exclude_none=True)
     message = words.message
     text = changed(words, traceback_end=None).model_dump_json(exclude_none=True)
     while len(text.encode()) > MAX_BYTES:

@@ -9,7 +9,7 @@ What the API server can check itself stands in the schema as CEL too (crd.py); t
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -51,19 +51,20 @@ _INPUT_SCHEMES = {Scheme.HF, Scheme.S3, Scheme.PVC}
 _ROW_SCHEMES = {*_INPUT_SCHEMES, Scheme.CONFIGMAP}
 _CLUSTER_SCHEMES = {Scheme.PVC, Scheme.CONFIGMAP}
 _STORE_SCHEMES = {Scheme.S3, Scheme.PVC}
+Extra = Literal["forbid", "ignore"]
 Rule = Callable[[FineTuneJobSpec, bool], Iterator[SpecError]]
 
 
-def validate(job: Any, old: Any = None, *, is_local: bool = False) -> tuple[SpecError, ...]:
-    """All errors of one document (any JSON value), schema first; empty if it is good.
+def validate(job: Any, old: Any = None, *, is_local: bool = False, extra: Extra = "forbid") -> tuple[SpecError, ...]:
+    """All errors of one document (any JSON value), schema first; empty if it is good. `extra`: what becomes of unknown fields.
 
     `old`: the stored object that it would replace. What was wrong there already is no reason to refuse a change: a job that an older
     definition let in can still be suspended and deleted.
     """
-    errors = _errors_of(job, is_local=is_local)
+    errors = _errors_of(job, is_local=is_local, extra=extra)
     if not isinstance(old, dict):
         return errors
-    known = set(_errors_of(old, is_local=is_local)) if errors else set()
+    known = set(_errors_of(old, is_local=is_local, extra=extra)) if errors else set()
     changed = immutable_fields_stay(job["spec"], old.get("spec")) if isinstance(job, dict) and isinstance(job.get("spec"), dict) else ()
     return (*(error for error in errors if error not in known), *changed)
 
@@ -78,9 +79,9 @@ def warnings(job: FineTuneJob) -> tuple[str, ...]:
     return tuple(warning for found in (_idle_ranks, idle_gpus, tiny_memory) for warning in found(job.spec))
 
 
-def parse_job(job: JsonObject) -> FineTuneJob:
+def parse_job(job: JsonObject, *, extra: Extra = "forbid") -> FineTuneJob:
     """A document without errors."""
-    return FineTuneJob(metadata=Metadata.model_validate(without_nulls(job["metadata"])), spec=_parse_spec(job["spec"]))
+    return FineTuneJob(metadata=Metadata.model_validate(without_nulls(job["metadata"])), spec=_parse_spec(job["spec"], extra))
 
 
 def without_nulls(value: Any) -> Any:
@@ -90,12 +91,12 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(child) for child in value] if isinstance(value, list) else value
 
 
-def _errors_of(job: Any, *, is_local: bool) -> tuple[SpecError, ...]:
+def _errors_of(job: Any, *, is_local: bool, extra: Extra) -> tuple[SpecError, ...]:
     try:
         envelope = tuple(envelope_errors(job))
         if envelope:
             return envelope
-        spec = _parse_spec(job["spec"])
+        spec = _parse_spec(job["spec"], extra)
     except ValidationError as error:
         return tuple(explain(error, FineTuneJobSpec))
     except RecursionError:
@@ -103,9 +104,9 @@ def _errors_of(job: Any, *, is_local: bool) -> tuple[SpecError, ...]:
     return tuple(error for rule in RULES for error in rule(spec, is_local))
 
 
-def _parse_spec(spec: JsonObject) -> FineTuneJobSpec:
+def _parse_spec(spec: JsonObject, extra: Extra) -> FineTuneJobSpec:
     """camelCase only, as in the resource definition. Raises ValidationError."""
-    return FineTuneJobSpec.model_validate_json(json.dumps(without_nulls(spec)), strict=True, by_alias=True, by_name=False)
+    return FineTuneJobSpec.model_validate_json(json.dumps(without_nulls(spec)), strict=True, extra=extra, by_alias=True, by_name=False)
 
 
 def nodes_min_is_at_most_max(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
@@ -218,7 +219,7 @@ def immutable_fields_stay(new: JsonObject, old: Any) -> Iterator[SpecError]:
     """Both as stored or as written: defaults are filled in where both can be read."""
     sides: list[Any] = [new, old if isinstance(old, dict) else {}]
     with suppress(ValidationError, RecursionError):
-        sides = [_parse_spec(side).model_dump(mode="json", by_alias=True) for side in sides]
+        sides = [_parse_spec(side, "ignore").model_dump(mode="json", by_alias=True) for side in sides]
     for path in IMMUTABLE:
         new_value, old_value = (_value_at(side, path.split(".")) for side in sides)
         if new_value != old_value:

@@ -14,12 +14,15 @@ _one_trial = threading.Lock()  # whoever sends many templates does not take the 
 
 
 def review(body: Any, old: Any) -> tuple[str | None, tuple[str, ...]]:
-    """(refusal or None, warnings) for any JSON value that is created (`old` None) or changed. Cannot fail; takes some seconds at most."""
-    errors = rules.validate(body, old)
+    """(refusal or None, warnings) for any JSON value that is created (`old` None) or changed. Cannot fail; takes some seconds at most.
+
+    A field that we do not know is one that the API server knows: it is of a newer definition, which may give it to every job.
+    """
+    errors = rules.validate(body, old, extra="ignore")
     if errors:
         return "; ".join(str(error) for error in errors[:MAX_ERRORS]), ()
     try:
-        job = rules.parse_job(body)
+        job = rules.parse_job(body, extra="ignore")
     except (ValidationError, LookupError, TypeError, RecursionError):
         return None, ()  # it was stored like this before: nothing to warn of
     fault = _template_fault(job) if old is None else None

@@ -130,7 +130,8 @@ class Voice:
     def publish(self, output: Output) -> None:
         """The adapter is complete. Written down at once: whatever ends this member now, the job is done."""
         self.output = output
-        write_last_words(self._settings.termination_log, Finished(formation=self.formation, output=output))
+        finished = Finished(formation=self.formation, output=output, progress=self.progress)
+        write_last_words(self._settings.termination_log, finished)
 
     def fail(self, report: FailureReport) -> None:
         _log.error("%s: %s", report.failure_class.value, report.message, extra={"formation": self.formation})

@@ -76,8 +76,10 @@ def _told(gang: Gang, answer: Answer) -> JobStatus:
 
 def _progress(gang: Gang, old: ProgressEntry | None) -> ProgressEntry | None:
     """Of the newest formation that reported a step; the moment stays while nothing else changes."""
-    said = [session.progress for session in gang.observed.sessions if session.progress is not None]
-    newest = max(said, key=lambda progress: (progress.formation, progress.step), default=None)
+    said = [session.progress for session in gang.observed.sessions]
+    ended = [member.pod.finished.progress for member in gang.crew if member.pod is not None and member.pod.finished is not None]
+    known = [progress for progress in (*said, *ended) if progress is not None]
+    newest = max(known, key=lambda progress: (progress.formation, progress.step), default=None)
     if newest is None:
         return old
     fresh = _entry(gang, newest)
