@@ -156,7 +156,7 @@ def _kopf_settings(server: _WebhookServer) -> kopf.OperatorSettings:
     settings.scanning.disabled = True  # needs no rights on namespaces and CRDs
     settings.peering.standalone = True  # leadership is our Lease
     settings.posting.enabled = False  # own recorder
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 25  # a page is held whole, and anybody may make objects of a megabyte
     settings.watching.initial_streaming = False  # loses objects when the first stream breaks
     settings.networking.request_timeout = 30
     settings.networking.enforce_retry_after = True
