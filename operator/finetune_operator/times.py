@@ -7,7 +7,8 @@ Those of the members' processes: finetune_contract/times.py.
 # The line and what waits in it.
 TURN_SECONDS = 30.0  # the line waits so long for a gang none of whose pods finds a node
 SHORTEST_TURN_SECONDS = 10.0  # of a gang that gave back before
-LONGEST_BLOCK_SECONDS = 300.0  # a running gang that lacks room holds up the line no longer, whatever its placement.timeoutSeconds
+LONGEST_BLOCK_SECONDS = 300.0  # a gang that replaces lost members holds up the line no longer in all, whatever its placement.timeoutSeconds
+PRECEDENCE_AGAIN_SECONDS = 1800.0  # from the first of its losses to the next one that is counted anew
 FIRST_BACKOFF_SECONDS = 15.0
 MAX_BACKOFF_SECONDS = 600.0
 MAX_FAILED_STARTS = 3  # a number: placed so often and never started ends the job

@@ -87,7 +87,7 @@ def test_a_length_of_time_stands_in_its_module_and_nowhere_else() -> None:
         ),
         (
             "a running gang blocks the line for longer than a turn takes, and a shortened turn is shorter",
-            (operator.SHORTEST_TURN_SECONDS, operator.TURN_SECONDS, operator.LONGEST_BLOCK_SECONDS),
+            (operator.SHORTEST_TURN_SECONDS, operator.TURN_SECONDS, operator.LONGEST_BLOCK_SECONDS, operator.PRECEDENCE_AGAIN_SECONDS / 2),
         ),
         ("the next authority is known everywhere before it signs", (operator.PROMOTE_CA_DAYS, operator.PREPARE_CA_DAYS)),
         (

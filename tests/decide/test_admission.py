@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 from tests.builders.observed import (
     NOW,
+    a_formation,
     a_fresh_session,
     a_job,
     a_line_entry,
     a_pending_pod,
     a_pod,
+    a_session,
     ago,
     fresh,
     observed,
@@ -203,12 +205,26 @@ def test_a_gang_that_trained_is_not_in_the_way_of_others() -> None:
         (JobStatus(), (), {}, {"is_placing": False}),
         (placing_status(), (a_pod(1), a_pending_pod(2)), {}, {"is_placing": True, "has_unschedulable": True}),
         (training_status(), (a_pod(1), a_pod(2)), {}, None),
-        (training_status(), (a_pod(1), a_pending_pod(2)), {}, {"has_started": True, "has_unschedulable": True}),
-        (training_status(), (a_pod(1), a_pending_pod(2, created_at=ago(300))), {}, None),
+        (training_status(replacing_since=ago(299)), (a_pod(1), a_pending_pod(2)), {}, {"has_started": True, "has_unschedulable": True}),
+        (training_status(replacing_since=ago(300)), (a_pod(1), a_pending_pod(2)), {}, None),
+        (training_status(replacing_since=ago(-9)), (a_pod(1), a_pending_pod(2)), {}, None),
+        (training_status(replacing_since=ago(9), formation=None), (a_pod(1), a_pending_pod(2)), {}, None),
+        (training_status(replacing_since=ago(9), formation=a_formation(serials=(1,))), (a_pod(1), a_pending_pod(2)), {}, None),
         (JobStatus(), (), {"suspend": True}, None),
         (JobStatus(placement=Placement(backoff_until=NOW)), (), {}, {"is_placing": False, "backoff_until": NOW}),
     ],
-    ids=["waits", "is placed", "trains", "lost a member", "lost one long ago", "is suspended", "backs off"],
+    ids=[
+        "waits",
+        "is placed",
+        "trains",
+        "lost a member",
+        "lost one long ago",
+        "lost one before the clock was set back",
+        "never trained",
+        "asks for more than its formation has",
+        "is suspended",
+        "backs off",
+    ],
 )
 def test_the_line_holds_who_waits_or_lacks_room(status, pods, spec, entry) -> None:
     found = line_entry(a_job(status=status, **spec), pods, NOW)
@@ -217,3 +233,44 @@ def test_the_line_holds_who_waits_or_lacks_room(status, pods, spec, entry) -> No
     else:
         assert found is not None
         assert {name: getattr(found, name) for name in entry} == entry
+
+
+HELD, LACKING = (a_pod(1), a_pod(2)), (a_pod(1), a_pending_pod(2))
+
+
+@pytest.mark.parametrize(
+    ("since", "pods", "after"),
+    [
+        (None, HELD, None),
+        (None, LACKING, NOW),
+        (ago(400), LACKING, ago(400)),
+        (ago(4000), LACKING, ago(4000)),
+        (ago(10), HELD, ago(10)),
+        (ago(1799), HELD, ago(1799)),
+        (ago(1800), HELD, None),
+        (ago(-10), HELD, None),
+    ],
+    ids=[
+        "nothing is lost",
+        "the first loss",
+        "a replacement of a replacement",
+        "a loss that lasts",
+        "whole again",
+        "whole again for long",
+        "the next loss is counted anew",
+        "the clock was set back",
+    ],
+)
+def test_losses_within_half_an_hour_are_counted_from_the_first(since, pods, after) -> None:
+    decision = decide(observed(job=a_job(status=training_status(replacing_since=since)), pods=pods))
+    assert decision.status.replacing_since == after
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"formation": a_formation(serials=(1,))}, {"formation": None}, {"placement": Placement(placing_since=ago(5)), "formation": None}],
+    ids=["it grows", "it never trained", "it is placed"],
+)
+def test_a_job_without_a_loss_replaces_nobody(changes) -> None:
+    job = a_job(status=training_status(**changes))
+    assert decide(observed(job=job, pods=LACKING, sessions=(a_session(1),))).status.replacing_since is None

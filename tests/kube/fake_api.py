@@ -1,5 +1,6 @@
 """An API server as far as one test needs it: objects by path, names that are taken, compare-and-swap, merge patches."""
 
+from collections.abc import Callable
 from typing import Any
 
 from finetune_operator.kube.client import ApiError
@@ -40,9 +41,10 @@ class FakeApi:
             return self._patch(path, body or {})
         return self.objects.pop(path) if method == "DELETE" else self.objects[path]
 
-    async def list_all(self, path: str, *_: object, **__: object) -> tuple[list[JsonObject], str]:
+    async def list_all(self, path: str, read: Callable[[JsonObject], Any], *_: object, **__: object) -> tuple[list[Any], str]:
         self.log.append(("LIST", path))
-        return [item for name, item in self.objects.items() if f"/{path.rpartition('/')[2]}/" in name], str(self._version)
+        found = [read(item) for name, item in self.objects.items() if f"/{path.rpartition('/')[2]}/" in name]
+        return [one for one in found if one is not None], str(self._version)
 
     def _create(self, path: str, body: JsonObject) -> JsonObject:
         name = f"{path}/{body['metadata']['name']}"

@@ -130,9 +130,9 @@ class Streams:
     def __init__(self, items: list[Any], streams: list[list[Any]]) -> None:
         self.items, self.streams, self.num_lists = items, streams, 0
 
-    async def list_all(self, path: str, query: dict) -> tuple[list[Any], str]:
+    async def list_all(self, path: str, read: Any, query: dict) -> tuple[list[Any], str]:
         self.num_lists += 1
-        return self.items, "100"
+        return [one for item in self.items if (one := read(item)) is not None], "100"
 
     async def watch(self, path: str, query: dict, **_: Any):
         for event in self.streams.pop(0) if self.streams else []:

@@ -3,6 +3,8 @@
 import pytest
 from tests.stories.world import World
 
+from finetune_operator.times import LONGEST_BLOCK_SECONDS, TURN_SECONDS
+
 PATIENCE = {"placement": {"timeout_seconds": 20}}
 
 
@@ -141,3 +143,65 @@ async def test_a_waiting_job_can_be_deleted_and_the_line_moves_on() -> None:
     await world.until_step(5, "a")
     world.delete_job("b")
     await all_complete(world, "a", "c")
+
+
+def grow_by_one(world: World, name: str) -> None:
+    resources = world.job(name).spec.resources
+    size = resources.nodes.min + 1
+    nodes = resources.nodes.model_copy(update={"min": size, "max": size})
+    world.change_spec(name, resources=resources.model_copy(update={"nodes": nodes}))
+
+
+def delete_the_oldest_pod(world: World, name: str) -> None:
+    world.pods.delete_with_grace(world.live_pods(name)[0], 0)
+
+
+async def train_and_then_fit_nowhere(*, slots: int, num_nodes: int) -> World:
+    """A job trains; no node would take another of its pods."""
+    world = World(slots=slots, total_steps=1_000_000)
+    world.apply("tenant", nodes=(num_nodes, num_nodes), placement={"timeout_seconds": 86400})
+    await world.until_step(1, "tenant")
+    world.pods.unplaceable = {"tenant"}
+    return world
+
+
+async def seconds_until_trained(world: World, name: str, *, trick, every_seconds: float) -> float:
+    """Meanwhile `tenant` does its trick again and again."""
+    began = last = world.clock.now()
+    world.apply(name, nodes=(1, 1))
+    while world.status(name).formation is None:
+        assert (world.clock.now() - began).total_seconds() < 900, f"{name} never came to train"
+        if (world.clock.now() - last).total_seconds() >= every_seconds:
+            last = world.clock.now()
+            trick(world, "tenant")
+        await world.tick()
+    return (world.clock.now() - began).total_seconds()
+
+
+async def test_a_running_job_that_asks_for_more_than_there_is_stops_nobody() -> None:
+    world = await train_and_then_fit_nowhere(slots=3, num_nodes=1)
+    grow_by_one(world, "tenant")
+    await world.tick(2)
+    assert await seconds_until_trained(world, "other", trick=grow_by_one, every_seconds=290) <= 10
+
+
+async def test_a_job_that_deletes_its_replacements_goes_before_others_for_five_minutes_in_all() -> None:
+    world = await train_and_then_fit_nowhere(slots=2, num_nodes=2)
+    for _ in range(2):
+        delete_the_oldest_pod(world, "tenant")
+    await world.tick(2)
+    seconds = await seconds_until_trained(world, "other", trick=delete_the_oldest_pod, every_seconds=140)
+    assert TURN_SECONDS < seconds <= LONGEST_BLOCK_SECONDS + 10
+
+
+async def test_a_gang_in_placement_that_replaces_its_members_gets_no_new_turn_by_that() -> None:
+    world = World(slots=2, total_steps=6)
+    world.apply("tenant", nodes=(3, 3), priority=10, placement={"timeout_seconds": 86400})
+    await world.tick(2)
+
+    def delete_one_with_a_node(world: World, name: str) -> None:
+        placed = [uid for uid in world.live_pods(name) if world.pods.pods[uid].view.node is not None]
+        for uid in placed[:1]:
+            world.pods.delete_with_grace(uid, 0)
+
+    assert await seconds_until_trained(world, "other", trick=delete_one_with_a_node, every_seconds=20) <= 2 * TURN_SECONDS + 10

@@ -2,8 +2,6 @@
 
 from datetime import datetime
 
-from pydantic import Field
-
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus, StatusValue
 
@@ -27,8 +25,6 @@ class Metadata(StatusValue):
     generation: int = 0
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class FineTuneJob(StatusValue):

@@ -253,6 +253,7 @@ class JobStatus(StatusValue):
     recoveries: tuple[Recovery, ...] = Field(default=(), max_length=10)
     goodput: Goodput = Goodput()
     placement: Placement = Placement()
+    replacing_since: datetime | None = None  # it bounds for how long the gang goes before those that have not started
     silent_members: MemberFailures = MemberFailures()
     lost_spares: MemberFailures = MemberFailures()
     failed_starts: MemberFailures = MemberFailures()

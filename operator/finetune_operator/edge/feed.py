@@ -156,12 +156,12 @@ def _kopf_settings(server: _WebhookServer) -> kopf.OperatorSettings:
     settings.scanning.disabled = True  # needs no rights on namespaces and CRDs
     settings.peering.standalone = True  # leadership is our Lease
     settings.posting.enabled = False  # own recorder
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 10  # a page is held whole, and anybody may make jobs of a megabyte
     settings.watching.initial_streaming = False  # loses objects when the first stream breaks
     settings.networking.request_timeout = 30
     settings.networking.enforce_retry_after = True
     settings.networking.error_backoffs = (0.5, 1, 2, 3, 5, 5, 5, 5, 5)  # then kopf ends, and we start it again
-    settings.queueing.idle_timeout = 2
+    settings.queueing.idle_timeout = 0.05  # each worker holds its last object meanwhile, and a list starts one for each object
     settings.watching.server_timeout = FEED_STREAM_SECONDS
     settings.watching.client_timeout = settings.watching.inactivity_timeout = (
         FEED_STREAM_SECONDS + 5

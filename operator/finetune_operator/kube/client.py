@@ -6,12 +6,14 @@ It knows no kinds and keeps no cache. Why not the `kubernetes` package: it is 12
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 from prometheus_client import CollectorRegistry
 
+from finetune_operator.kube.bodies import PageTooLong, lines, read_page
 from finetune_operator.kube.credentials import Credentials
 from finetune_operator.kube.meters import Meters
 from finetune_operator.kube.turns import Lane, Pace, Turns, lane_of, payer_of
@@ -19,13 +21,15 @@ from finetune_operator.reconcile.ports import Unavailable
 from finetune_operator.times import CALL_SECONDS, MAX_RETRY_AFTER_SECONDS, OWN_TOKEN_LIFE_SECONDS
 
 JsonObject = dict[str, Any]
+T = TypeVar("T")
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
-_PAGE_SIZE = 500
+_PAGE_SIZE = 100
+_MAX_LISTS = 3
 _MAX_THROTTLED_TRIES = 4
 _WRITES_A_SECOND = 50
 _BURST = 100
@@ -63,6 +67,7 @@ class ApiClient:
         self._session: aiohttp.ClientSession | None = None
         self._meters = meters or Meters(CollectorRegistry())
         self._turns = Turns(Pace(rate=_WRITES_A_SECOND, burst=_BURST))
+        self._paging = asyncio.Lock()
         self._token: tuple[float, str | None] = (float("-inf"), None)
 
     def num_waiting(self, lane: Lane) -> int:
@@ -107,16 +112,19 @@ class ApiClient:
         self, method: str, path: str, data: bytes | None, params: Mapping[str, str] | None, types: tuple[str, str]
     ) -> JsonObject:
         headers = {**self._headers(), "Accept": types[1]}
+        limit = (params or {}).get("limit") if method == "GET" else None
+        if limit is not None:
+            headers["Accept-Encoding"] = "identity"  # else a short answer may become a long one
         if data is not None:
             headers["Content-Type"] = types[0]
         started, code = time.monotonic(), None
         try:
             async with self._open().request(method, self._url(path), params=params, data=data, headers=headers) as response:
                 code = response.status
-                answer = _parse_body(await response.read())
+                is_bounded = limit is not None and int(limit) > 1 and code < 400
+                answer = _parse_body(await (read_page(response.content) if is_bounded else response.read()))
         finally:
-            verb = "LIST" if method == "GET" and params is not None and "limit" in params else method
-            self._meters.record_request(verb, path, code, time.monotonic() - started)
+            self._meters.record_request("LIST" if limit is not None else method, path, code, time.monotonic() - started)
         if code >= 400:
             error = _error_of(code, response.reason, answer)
             retry_after = response.headers.get("Retry-After")
@@ -127,19 +135,46 @@ class ApiClient:
             raise error
         return answer
 
-    async def list_all(self, path: str, params: Mapping[str, str] | None = None, accept: str = JSON) -> tuple[list[JsonObject], str]:
-        """All items, read page by page, and the resourceVersion to watch from."""
-        items: list[JsonObject] = []
-        query = {**(params or {}), "limit": str(_PAGE_SIZE)}
+    async def list_all(
+        self, path: str, read: Callable[[JsonObject], T | None], params: Mapping[str, str] | None = None, accept: str = JSON
+    ) -> tuple[list[T], str]:
+        """What `read` makes of each item, and the resourceVersion to watch from; of the items themselves one page is held at a time.
+
+        A list that expires half way is begun anew. Raises ApiError when it expires again and again.
+        """
+        for tries_left in reversed(range(_MAX_LISTS)):
+            try:
+                return await self._list_once(path, read, params or {}, accept)
+            except ApiError as error:
+                if error.status != 410 or not tries_left:
+                    raise
+        raise AssertionError("unreachable code")
+
+    async def _list_once(
+        self, path: str, read: Callable[[JsonObject], T | None], params: Mapping[str, str], accept: str
+    ) -> tuple[list[T], str]:
+        made: list[T] = []
+        query, limit = dict(params), _PAGE_SIZE
         while True:
-            page = await self.request("GET", path, params=query, accept=accept, timeout_seconds=30)
-            found, metadata = page.get("items") or [], page.get("metadata")
-            if not isinstance(found, list) or not isinstance(metadata, dict) or "resourceVersion" not in metadata:
-                raise Unreachable(f"LIST {path}: the answer is no list")
-            items += (item for item in found if isinstance(item, dict))
-            if not metadata.get("continue"):
-                return items, str(metadata["resourceVersion"])
-            query["continue"] = str(metadata["continue"])
+            try:
+                page = await self._list_page(path, read, {**query, "limit": str(limit)}, accept)
+            except PageTooLong:
+                limit //= 2
+                continue
+            made += page.made
+            if not page.rest:
+                return made, page.version
+            query["continue"] = page.rest
+
+    async def _list_page(self, path: str, read: Callable[[JsonObject], T | None], query: Mapping[str, str], accept: str) -> "_Page[T]":
+        """Read by one caller at a time, for a page of strange objects may take many times its length in memory."""
+        async with self._paging:
+            answer = await self.request("GET", path, params=query, accept=accept, timeout_seconds=30)
+        found, metadata = answer.get("items") or [], answer.get("metadata")
+        if not isinstance(found, list) or not isinstance(metadata, dict) or "resourceVersion" not in metadata:
+            raise Unreachable(f"LIST {path}: the answer is no list")
+        made = [one for item in found if isinstance(item, dict) and (one := read(item)) is not None]
+        return _Page(made=made, rest=str(metadata.get("continue") or ""), version=str(metadata["resourceVersion"]))
 
     async def watch(
         self, path: str, params: Mapping[str, str], *, server_seconds: int = 300, inactivity_seconds: float = 70.0
@@ -152,7 +187,7 @@ class ApiClient:
             async with self._open().get(self._url(path), params=query, headers=self._headers(), timeout=silence) as response:
                 if response.status >= 400:
                     raise _error_of(response.status, response.reason, _parse_body(await response.read()))
-                async for line in _lines(response.content):
+                async for line in lines(response.content):
                     yield _parse_event(line)
             why = "closed"
         except ApiError as error:
@@ -185,25 +220,20 @@ class ApiClient:
         return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Page(Generic[T]):
+    """What was made of its items; `rest` continues the list, empty at its end."""
+
+    made: list[T]
+    rest: str
+    version: str
+
+
 class _Throttled(Exception):
     def __init__(self, error: ApiError, retry_after_seconds: float) -> None:
         super().__init__()
         self.error = error
         self.retry_after_seconds = retry_after_seconds
-
-
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length; StreamReader.readline refuses a long one, and a pod may be 1 MiB."""
-    parts: list[bytes] = []
-    async for chunk in stream.iter_any():
-        *ended, rest = chunk.split(b"\n")
-        for end in ended:
-            line = b"".join([*parts, end])
-            parts = []
-            if line:
-                yield line
-        if rest:
-            parts.append(rest)
 
 
 def _parse_event(line: bytes) -> tuple[str, JsonObject]:
@@ -221,7 +251,7 @@ def _parse_event(line: bytes) -> tuple[str, JsonObject]:
     return kind, item
 
 
-def _parse_body(body: bytes) -> JsonObject:
+def _parse_body(body: bytes | bytearray) -> JsonObject:
     try:
         parsed = json.loads(body) if body else {}
     except (ValueError, RecursionError):

@@ -112,8 +112,7 @@ class Informer(Generic[T]):
                 await asyncio.sleep(_BACKOFF.spread_after(self._num_failures - 1, self._random))
 
     async def _list(self) -> str:
-        items, version = await self._client.list_all(self._source.path, {"labelSelector": self._source.label_selector})
-        listed = [entry for item in items if (entry := self._read(item)) is not None]
+        listed, version = await self._client.list_all(self._source.path, self._read, {"labelSelector": self._source.label_selector})
         listed += [entry for uid in self._unwatched if (entry := self._cache.get(uid)) is not None]
         changed, gone = self._cache.replace(self._source.namespace, listed, version)
         for entry in changed:

@@ -29,11 +29,12 @@ class JobIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadableJob:
-    """`message` names the field, what came, and what was wanted; `stored` is the object as it was read."""
+    """`message` names the field, what came, and what was wanted; `conditions` and `generation` are as they are stored."""
 
     identity: JobIdentity
     message: str
-    stored: JsonObject
+    conditions: tuple[JsonObject, ...]
+    generation: int
 
 
 def parse_identity(item: object) -> JobIdentity | None:
@@ -59,7 +60,9 @@ def parse_job(item: object) -> FineTuneJob | UnreadableJob | None:
         )
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         message = f"this version of the operator cannot read the job: {type(error).__name__}"
-    return UnreadableJob(identity=identity, message=message[:_MAX_MESSAGE], stored=item)
+    conditions = tuple(entries(section(item, "status"), "conditions"))
+    generation = whole(section(item, "metadata"), "generation") or 0
+    return UnreadableJob(identity=identity, message=message[:_MAX_MESSAGE], conditions=conditions, generation=generation)
 
 
 def render_status(status: JobStatus) -> JsonObject:
@@ -76,7 +79,7 @@ def render_status_patch(job: FineTuneJob, stored_status: JsonObject, status: Job
 
 def render_unreadable_patch(job: UnreadableJob, now: str) -> JsonObject | None:
     """The condition Stalled, beside whatever else stands in the status; None when it says so already, and for a job that has ended."""
-    conditions = entries(section(job.stored, "status"), "conditions")
+    conditions = job.conditions
     if any(text(entry, "type") in {"Complete", "Failed"} and text(entry, "status") == "True" for entry in conditions):
         return None
     before = next((entry for entry in conditions if entry.get("type") == "Stalled"), None)
@@ -88,7 +91,7 @@ def render_unreadable_patch(job: UnreadableJob, now: str) -> JsonObject | None:
         "status": "True",
         "reason": "Unreadable",
         "message": job.message,
-        "observedGeneration": whole(section(job.stored, "metadata"), "generation") or 0,
+        "observedGeneration": job.generation,
         "lastTransitionTime": since or now,
     }
     metadata = {"uid": job.identity.uid, "resourceVersion": job.identity.version}

@@ -104,12 +104,21 @@ class ClusterJobs:
             self._remember(item)
 
     def _remember(self, item: object) -> None:
+        read = self._parse(item)
+        if read is not None:
+            self._keep(read)
+
+    def _parse(self, item: object) -> _Cached | None:
         job = parse_job(item)
         if job is None:
             self._strangers.record_unreadable(PLURAL)
-            return
+            return None
         identity = job.identity if isinstance(job, UnreadableJob) else parse_identity(item)
         assert identity is not None, "a job that was read has a name"
+        return _Cached(job=job, identity=identity, stored_status=section(item, "status"))
+
+    def _keep(self, read: _Cached) -> None:
+        job, identity = read.job, read.identity
         key, before = identity.key, self._cached.get(identity.key)
         if identity.uid in self._deleted or (before is not None and not is_newer(identity.version, before.identity.version)):
             return
@@ -118,7 +127,7 @@ class ClusterJobs:
         if isinstance(job, UnreadableJob):
             self._strangers.record_unreadable(PLURAL)
             log.error("job cannot be read: %s", job.message, extra={"namespace": key[0], "job": key[1]})
-        self._cached[key] = _Cached(job=job, identity=identity, stored_status=section(item, "status"))
+        self._cached[key] = read
         self._key_of[identity.uid] = key
         self._on_change(key)
 
@@ -135,15 +144,15 @@ class ClusterJobs:
     async def fill(self) -> None:
         """Read all jobs; afterwards the cache is complete. Raises ApiError (404: the CRD is missing) and Unreachable."""
         for namespace in self._namespaces:
-            items, _ = await self._client.list_all(collection_path(namespace))
-            for item in items:
-                self._remember(item)
+            found, _ = await self._client.list_all(collection_path(namespace), self._parse)
+            for read in found:
+                self._keep(read)
 
     async def sweep(self) -> None:
         """Compare with a metadata-only list: ghosts are forgotten, missed jobs are read. Raises ApiError and Unreachable."""
         for namespace in self._namespaces:
-            items, version = await self._client.list_all(collection_path(namespace), accept=METADATA_ONLY)
-            listed = {identity.key: identity for item in items if (identity := parse_identity(item)) is not None}
+            found, version = await self._client.list_all(collection_path(namespace), parse_identity, accept=METADATA_ONLY)
+            listed = {identity.key: identity for identity in found}
             for key, cached in list(self._cached.items()):
                 mine = cached.identity
                 is_listed = key in listed and listed[key].uid == mine.uid

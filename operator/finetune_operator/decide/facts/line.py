@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.facts.observed import LineEntry, Observed, PodPhase, PodView
 from finetune_operator.times import BACKOFF_JITTER, LONGEST_BLOCK_SECONDS, MAX_BACKOFF_SECONDS, SHORTEST_TURN_SECONDS, TURN_SECONDS
 
@@ -57,18 +58,15 @@ class Window:
 
 
 def line_entry(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> LineEntry | None:
-    """The place of one job in the line; None if it neither waits nor lacks room. What is beyond nodes.min never stands in it."""
+    """The place of one job in the line; None if it neither waits nor goes before those that wait."""
     status = job.status
     if job.metadata.deletion_timestamp is not None or status.is_ended or job.spec.suspend:
         return None
     listed = {entry.uid for entry in status.places}
-    own = [pod for pod in pods if pod.uid in listed]
-    without_room = [pod for pod in own if is_unschedulable(pod)]
-    num_missing = job.spec.resources.nodes.min - sum(pod.node is not None and not pod.is_over for pod in own)
+    has_unschedulable = any(pod.uid in listed and is_unschedulable(pod) for pod in pods)
     is_placing = status.placement.placing_since is not None
     has_started = bool(status.members) and not is_placing
-    longest = timedelta(seconds=min(job.spec.placement.timeout_seconds, LONGEST_BLOCK_SECONDS))
-    if has_started and (num_missing <= 0 or not any(now - pod.created_at < longest for pod in without_room)):
+    if has_started and not (has_unschedulable and goes_before_others(job, pods, now)):
         return None
     return LineEntry(
         key=job.key,
@@ -76,7 +74,7 @@ def line_entry(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> Li
         priority=job.spec.priority,
         created_at=job.metadata.creation_timestamp or now,
         is_placing=is_placing,
-        has_unschedulable=bool(without_room),
+        has_unschedulable=has_unschedulable,
         has_started=has_started,
         backoff_until=None if status.members else status.placement.backoff_until,
         gave_back_at=None if status.members else status.placement.gave_back_at,
@@ -86,13 +84,35 @@ def line_entry(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> Li
     )
 
 
+def goes_before_others(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> bool:
+    """A running gang that replaces what its formation had: counted from the first loss, whatever becomes of the replacements."""
+    since = job.status.replacing_since
+    if since is None or num_to_replace(job.spec.resources.nodes.min, job.status, pods) == 0:
+        return False
+    longest = timedelta(seconds=min(job.spec.placement.timeout_seconds, LONGEST_BLOCK_SECONDS))
+    return timedelta(0) <= now - since < longest
+
+
+def num_to_replace(num_nodes_min: int, status: JobStatus, pods: tuple[PodView, ...]) -> int:
+    """Places without a node of those that the newest formation had, as far as nodes.min needs them: to grow is no reason to go first."""
+    if status.formation is None:
+        return 0
+    listed = {entry.uid for entry in status.places}
+    num_placed = sum(pod.uid in listed and not pod.is_over and (pod.node is not None or pod.phase is not PodPhase.PENDING) for pod in pods)
+    return max(min(num_nodes_min, len(status.formation.serials)) - num_placed, 0)
+
+
 def had_its_turn(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> bool:
-    """No pod of the gang found a node for so long; a gang that failed before has a shorter turn."""
+    """No pod of the gang found a node for so long; a gang that failed before has a shorter turn.
+
+    Only the pods with which the placement began lengthen it: one that replaces another could do so again and again.
+    """
     placement = job.status.placement
     if placement.placing_since is None:
         return False
     listed = {entry.uid for entry in job.status.places}
-    gains = [pod.placed_at for pod in pods if pod.uid in listed and pod.placed_at is not None]
+    first_until = placement.placing_since + timedelta(seconds=TURN_SECONDS)
+    gains = [pod.placed_at for pod in pods if pod.uid in listed and pod.placed_at is not None and pod.created_at < first_until]
     seconds = max(TURN_SECONDS / 2 ** min(placement.attempts, 10), SHORTEST_TURN_SECONDS)
     return now - max([placement.placing_since, *gains]) >= timedelta(seconds=seconds)
 

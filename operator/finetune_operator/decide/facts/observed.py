@@ -103,7 +103,7 @@ class LineEntry:
     created_at: datetime
     is_placing: bool  # admitted, gang incomplete
     has_unschedulable: bool
-    has_started: bool = False  # a running gang that lost a member: it never gives back
+    has_started: bool = False  # a running gang that replaces a lost member, and goes before others for a bounded time
     backoff_until: datetime | None = None  # it waits and lets others go first until then
     gave_back_at: datetime | None = None  # when that wait began
     attempts: int = 0

@@ -14,6 +14,7 @@ from finetune_operator.decide.answers.answer import counted, delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.answers.members_answer import MembersAnswer
 from finetune_operator.decide.facts.gang import Gang, Member
+from finetune_operator.decide.facts.line import num_to_replace
 from finetune_operator.decide.placing.extras import give_back_extras_without_room, num_asked_for, placed_serials
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.decide.recovering.remedy import count_outside
@@ -22,6 +23,7 @@ from finetune_operator.times import (
     FIRST_SILENT_BACKOFF_SECONDS,
     MAX_REFUSED_BACKOFF_SECONDS,
     MAX_SILENT_BACKOFF_SECONDS,
+    PRECEDENCE_AGAIN_SECONDS,
 )
 
 KEPT_FAILED_PODS = 3
@@ -86,6 +88,18 @@ def fill_empty_places(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -
     members = (*status.members, *(MemberEntry(serial=serial) for serial in serials))
     status = changed(status, members=members, last_serial=serials[-1])
     return replace(answer, status=status, events=(*answer.events, event))
+
+
+def note_since_when_members_are_replaced(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
+    """From the first loss, and not anew for those within half an hour of it: a gang goes before others for a bounded time in all."""
+    status, since = answer.status, answer.status.replacing_since
+    if status.placement.placing_since is not None:
+        return answer
+    if num_to_replace(gang.job.spec.resources.nodes.min, status, gang.observed.pods) > 0:
+        since = since or gang.now
+    elif since is not None and not timedelta(0) <= gang.now - since < timedelta(seconds=PRECEDENCE_AGAIN_SECONDS):
+        since = None
+    return replace(answer, status=changed(status, replacing_since=since))
 
 
 def hold_creations_that_were_refused(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
@@ -168,6 +182,7 @@ MEMBER_RULES = (
     release_surplus_members,
     fill_empty_places,
     give_back_extras_without_room,
+    note_since_when_members_are_replaced,
     hold_creations_that_were_refused,
     clear_what_is_not_listed,
     create_what_is_listed,
