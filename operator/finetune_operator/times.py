@@ -104,7 +104,11 @@ TRIAL_WALL_SECONDS = 60.0  # the same, on a busy machine
 REVIEW_TRIAL_SECONDS = 2.5  # of the same, while the API server waits for the webhook
 REVIEW_WAIT_SECONDS = 1.0  # for the trial of somebody else
 METRICS_FRESH_SECONDS = 1.0  # scrapes within it share one answer
-HTTP_READ_SECONDS = 10.0  # to send a request
+HTTP_READ_SECONDS = 10.0  # to send a request, and to read its answer
+REVIEW_TURN_SECONDS = 1.0  # a review waits so long for its turn, then the webhook is busy
+WEBHOOK_IDLE_SECONDS = 100.0  # longer than the API server keeps an idle connection (90 s): it is the one to close it
+CERTIFICATE_READ_SECONDS = 60.0  # between two looks whether the webhook's was renewed
+WEBHOOK_RESTART_SECONDS = 2.0
 
 # Local runs.
 REDRAW_SECONDS = 0.1

@@ -83,7 +83,7 @@ def test_a_length_of_time_stands_in_its_module_and_nowhere_else() -> None:
         ("a half-open feed is found within a minute", (operator.FEED_STREAM_SECONDS + operator.FEED_RESTART_SECONDS, 60)),
         (
             "the webhook answers before the API server gives it up",
-            (operator.REVIEW_WAIT_SECONDS + operator.REVIEW_TRIAL_SECONDS, WEBHOOK_SECONDS),
+            (operator.REVIEW_TURN_SECONDS + operator.REVIEW_WAIT_SECONDS + operator.REVIEW_TRIAL_SECONDS, WEBHOOK_SECONDS),
         ),
         (
             "a running gang blocks the line for longer than a turn takes, and a shortened turn is shorter",

@@ -1,63 +1,93 @@
-"""The feed of jobs fits into the operator, however large jobs are. kopf is the real one, and the API server speaks HTTP."""
+"""The feed over real HTTP: what anybody may write on a job hides nothing and is never answered with a write."""
 
 import asyncio
-import tracemalloc
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+import json
+from contextlib import asynccontextmanager
 
-from tests.builders.machine import HANG_SECONDS
+import pytest
+from aiohttp import web
+from tests.coordinator.test_channel import until
 from tests.kube.builders import job_object
-from tests.kube.paged_api import MEGABYTE, PagedApi
 
-from finetune_operator.api.job import GROUP, KIND, PLURAL, VERSION
 from finetune_operator.edge.feed import JobFeed
-from finetune_operator.kube.certificates import make_serving, rotate
+from finetune_operator.kube.credentials import Credentials
 
-NUM_JOBS, MOST_BYTES = 200, 96 * 2**20
-VERBS = ["get", "list", "watch", "patch"]
-
-
-def discovery() -> dict[str, dict[str, Any]]:
-    """What kopf asks for before it lists."""
-    version = {"groupVersion": f"{GROUP}/{VERSION}", "version": VERSION}
-    core = [("namespaces", "Namespace", False), ("events", "Event", True)]
-    return {
-        "/api": {"versions": ["v1"]},
-        "/apis": {"groups": [{"name": GROUP, "versions": [version], "preferredVersion": version}]},
-        "/api/v1": {
-            "resources": [
-                {"name": name, "singularName": "", "kind": kind, "namespaced": spaced, "verbs": VERBS} for name, kind, spaced in core
-            ]
-        },
-        f"/apis/{GROUP}/{VERSION}": {"resources": [{"name": PLURAL, "singularName": "", "kind": KIND, "namespaced": True, "verbs": VERBS}]},
-    }
+VERSION_PATH = "/apis/finetune.dev/v1alpha1"
+VERBS = ["get", "list", "watch"]
+GROUPS = [
+    {"name": name, "versions": [{"version": version}], "preferredVersion": {"version": version}}
+    for name, version in (("finetune.dev", "v1alpha1"), ("apiextensions.k8s.io", "v1"))
+]
+KINDS = {
+    VERSION_PATH: {"name": "finetunejobs", "singularName": "finetunejob", "namespaced": True, "kind": "FineTuneJob"},
+    "/api/v1": {"name": "namespaces", "singularName": "namespace", "namespaced": False, "kind": "Namespace"},
+    "/apis/apiextensions.k8s.io/v1": {
+        "name": "customresourcedefinitions",
+        "singularName": "customresourcedefinition",
+        "namespaced": False,
+        "kind": "CustomResourceDefinition",
+    },
+}
 
 
-async def test_two_hundred_jobs_of_a_megabyte_are_heard_of_in_little_memory(tmp_path: Path) -> None:
-    now, seen, all_seen = datetime.now(UTC), set(), asyncio.Event()
+class ApiServer:
+    """Serves one list and one watch of jobs; `log` holds each method and path."""
 
-    def hear(kind: str | None, item: dict[str, Any]) -> None:
-        seen.add(item["metadata"]["uid"])
-        if len(seen) == NUM_JOBS:
-            all_seen.set()
+    def __init__(self, *jobs: dict) -> None:
+        self.jobs = jobs
+        self.log: list[tuple[str, str]] = []
+        self.coming: asyncio.Queue[dict] = asyncio.Queue()
 
-    serving = make_serving(rotate(None, now).current, ("localhost",), now)
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    certificate.write_text(serving.certificate)
-    key.write_text(serving.key)
-    async with PagedApi(
-        lambda number: job_object(metadata={"name": f"j{number}", "uid": f"u{number}"}), NUM_JOBS, num_bytes=MEGABYTE
-    ) as api:
-        api.documents = discovery()
-        feed = JobFeed(api.credentials, namespaces=(), on_event=hear, validate=lambda new, old: (None, ()))
-        tracemalloc.start()
-        try:
-            feed.start(webhook_port=0, certificate=certificate, key=key)
-            async with asyncio.timeout(HANG_SECONDS):
-                await all_seen.wait()
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-            await feed.stop()
-    assert peak < MOST_BYTES
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.log.append((request.method, request.path))
+        if request.path in KINDS:
+            return web.json_response({"resources": [KINDS[request.path] | {"verbs": VERBS}]})
+        if not request.path.startswith(VERSION_PATH):
+            return web.json_response({"versions": ["v1"], "groups": GROUPS})
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "100"}, "items": list(self.jobs)})
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        while True:
+            await stream.write(json.dumps(await self.coming.get()).encode() + b"\n")
+
+
+@asynccontextmanager
+async def feeding(api: ApiServer):
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", api.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    seen: list[tuple[str | None, str]] = []
+    server = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    feed = JobFeed(
+        Credentials(server=server, ssl_context=None, token="t"),
+        namespaces=("team-a",),
+        on_event=lambda kind, item: seen.append((kind, item["metadata"]["name"])),
+    )
+    feed.start()
+    try:
+        yield seen
+    finally:
+        await feed.stop()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {"kopf.zalando.org/last-handled-configuration": "not json"},
+        {"kopf.zalando.org/last-handled-configuration": "[]"},
+        {"kopf.zalando.org/touch-dummy": "x", "kopf.zalando.org/on_job": "not json"},
+    ],
+)
+async def test_no_annotation_hides_a_job(annotations: dict[str, str]) -> None:
+    marked = job_object(metadata={"name": "marked", "uid": "u1", "annotations": annotations})
+    api = ApiServer(marked, job_object(metadata={"name": "plain", "uid": "u2"}))
+    async with feeding(api) as seen:
+        await until(lambda: {"marked", "plain"} <= {name for _, name in seen})
+        await api.coming.put({"type": "MODIFIED", "object": marked | {"metadata": marked["metadata"] | {"resourceVersion": "101"}}})
+        await until(lambda: ("MODIFIED", "marked") in seen)
+    assert {method for method, _ in api.log} == {"GET"}

@@ -3,13 +3,18 @@
 import asyncio
 import statistics
 import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
+import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from tests.builders.machine import HANG_SECONDS
 
-from finetune_operator.edge.http import HttpServer
+from finetune_operator.coordinator.door import DoorLimits
+from finetune_operator.edge.http import HTTP_LIMITS, HttpServer
 
 
 async def read(path: str, *, is_alive: bool = True, missing: tuple[str, ...] = ()) -> tuple[int, str]:
@@ -81,3 +86,65 @@ async def test_many_readers_cost_one_page_and_the_probes_do_not_wait_for_it() ->
         await server.stop()
     assert slow.num_rendered == 1
     assert statistics.median(waits) < 0.3, "far below the second that a page takes"
+
+
+SMALL = DoorLimits(total=12, of_address=10, waiting=6, waiting_of_address=4, greet_seconds=HANG_SECONDS)
+
+
+async def ask(port: int, path: str, address: str = "127.0.0.1") -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    try:
+        return await asyncio.wait_for(reader.read(), HANG_SECONDS)
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def serving(limits: DoorLimits = HTTP_LIMITS):
+    server = HttpServer(CollectorRegistry(), is_alive=lambda: True, missing=lambda: (), limits=limits)
+    try:
+        yield server, await server.start("127.0.0.1", 0)
+    finally:
+        await server.stop()
+
+
+async def test_probes_are_answered_while_strangers_hold_all_the_room() -> None:
+    async with serving(SMALL) as (server, port):
+        held = [await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.0.{1 + number % 5}", 0)) for number in range(100)]
+        for _ in range(3):
+            assert b" 200 " in await ask(port, "/healthz")
+            assert b" 200 " in await ask(port, "/readyz")
+        assert server.num_connections <= SMALL.total
+        for _, writer in held:
+            writer.close()
+
+
+async def test_a_connection_without_a_request_ends() -> None:
+    async with serving(replace(SMALL, greet_seconds=0.3)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/of-no-interest"])
+async def test_a_connection_has_one_request(path: str) -> None:
+    async with serving() as (_, port):
+        answer = await ask(port, path)
+    assert b"connection: close" in answer.lower()
+
+
+async def test_a_flood_of_requests_is_bounded_and_the_probes_pass(monkeypatch) -> None:
+    monkeypatch.setattr("finetune_operator.coordinator.callers._STRANGERS_A_SECOND", 0.1)
+    monkeypatch.setattr("finetune_operator.coordinator.callers._STRANGERS_AT_ONCE", 10)
+    async with serving() as (_, port):
+        answers = [await _answered(port, "127.0.0.2") for _ in range(80)]
+        assert not all(answers)
+        assert b" 200 " in await ask(port, "/healthz")
+
+
+async def _answered(port: int, address: str) -> bool:
+    try:
+        return b" 404 " in await ask(port, "/none", address)
+    except ConnectionError:
+        return False

@@ -1,9 +1,10 @@
-"""The door of the channel: every connection is counted from the moment it is accepted, before TLS, and must be greeted in time.
+"""The door of a port: every connection is counted from the moment it is accepted, before TLS, and must be greeted in time.
 
-    accept --room, in all and for its address?--> TLS handshake --> request --> hello: greeted --> lost
-         |_ no: closed at once                |__ not greeted in time: aborted __|
+    accept --may it call?--> room --> TLS handshake --> request --> greeted --> lost
+         |_ no: closed at once                        |__ waits, until it is greeted; after `wait_again` too
+                                                         late, or the oldest when room is wanted: aborted
 
-It knows neither tokens nor messages; `greet` says that a connection has proved who it is.
+It knows neither tokens nor messages; `greet` says that a connection has proved who it is or has sent a whole request.
 """
 
 import asyncio
@@ -17,20 +18,18 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from finetune_operator.coordinator.pace import Bucket
+from finetune_operator.coordinator.callers import Callers
 from finetune_operator.times import GREET_SECONDS, OUT_OF_DESCRIPTORS_SECONDS
 
 log = logging.getLogger(__name__)
 _TLS_READ_BYTES = 32 * 1024  # asyncio reserves 256 KiB for each connection; a record of TLS has 16 KiB
 _BACKLOG = 1024
 _SPARE_DESCRIPTORS = 256  # for the API server, files and the webhook
-_CALLS_A_SECOND, _CALLS_AT_ONCE = 50.0, 500.0  # of one address: a handshake costs about 2 ms
-_MOST_REMEMBERED = 4096  # addresses
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoorLimits:
-    """Connections, in all and of one source address; `waiting` are those that are not greeted yet."""
+    """Connections, in all and of one source address; `waiting` are those that are not greeted."""
 
     total: int = 6000
     of_address: int = 5500  # many nodes may stand behind one address
@@ -49,6 +48,7 @@ class Guest:
     address: str
     heard_at: float
     is_greeted: bool = False
+    is_idle: bool = False  # nothing came since its last answer
     deadline: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
     transport: asyncio.BaseTransport | None = None
@@ -58,8 +58,8 @@ class Guest:
 class _Doorway(asyncio.Protocol):
     """Stands before aiohttp's protocol: notes each sign of life and the end."""
 
-    def __init__(self, inner: asyncio.Protocol, guest: Guest, on_lost: Callable[[Guest], None]) -> None:
-        self._inner, self._guest, self._on_lost = inner, guest, on_lost
+    def __init__(self, inner: asyncio.Protocol, guest: Guest, door: "Door") -> None:
+        self._inner, self._guest, self._door = inner, guest, door
         self._clock = asyncio.get_running_loop().time
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -68,6 +68,8 @@ class _Doorway(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._guest.heard_at = self._clock()
+        if self._guest.is_idle:
+            self._door.wait_for_request(self._guest)
         self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -80,7 +82,7 @@ class _Doorway(asyncio.Protocol):
         self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_lost(self._guest)
+        self._door.lose(self._guest)
         self._inner.connection_lost(exc)
 
 
@@ -99,18 +101,22 @@ class Door:
         self._limits, self._make_protocol, self._on_refused = limits, make_protocol, on_refused
         self._total = limits.total
         self._crowds: dict[str, _Crowd] = {}
-        self._calls: dict[str, Bucket] = {}
+        self._callers = Callers()
         self._guests: dict[asyncio.Protocol, Guest] = {}
         self._num, self._num_waiting = 0, 0
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
+
+    @property
+    def num_connections(self) -> int:
+        return self._num
 
     def open(self, host: str | None, port: int, context: ssl.SSLContext | None) -> int:
         """Listen (`host` None: everywhere); the port, which `port` 0 leaves to the system."""
         asyncio.sslproto.SSLProtocol.max_size = _TLS_READ_BYTES
         self._total = min(self._limits.total, _descriptors() - _SPARE_DESCRIPTORS)
         self._listener = _listen(host, port)
-        self._accepting = asyncio.create_task(self._accept(self._listener, context), name="channel door")
+        self._accepting = asyncio.create_task(self._accept(self._listener, context), name=f"door of port {port}")
         return int(self._listener.getsockname()[1])
 
     async def close(self) -> None:
@@ -122,15 +128,26 @@ class Door:
             self._listener.close()
         for crowd in tuple(self._crowds.values()):
             for guest in tuple(crowd.waiting):
-                self._send_away(guest)
+                self.send_away(guest)
 
     def guest_of(self, request: web.BaseRequest) -> Guest | None:
         return self._guests.get(request.protocol)
 
     def greet(self, guest: Guest) -> None:
-        """It has proved who it is: the deadline is lifted."""
+        """It has proved who it is, or sent a whole request: the deadline is lifted."""
         self._stop_waiting(guest)
-        guest.is_greeted = True
+        guest.is_greeted, guest.is_idle = True, False
+
+    def wait_again(self, guest: Guest, seconds: float) -> None:
+        """It was answered: its next request may begin within `seconds`, and then has the time that the first one had."""
+        if guest.protocol is not None and self._guests.get(guest.protocol) is guest:
+            self._wait(guest, seconds)
+            guest.is_greeted, guest.is_idle = False, True
+
+    def wait_for_request(self, guest: Guest) -> None:
+        """The first byte of a request has come."""
+        guest.is_idle = False
+        self._wait(guest, self._limits.greet_seconds)
 
     async def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
@@ -142,43 +159,45 @@ class Door:
                 await asyncio.sleep(OUT_OF_DESCRIPTORS_SECONDS)
                 continue
             address = str(peer[0]).removeprefix("::ffff:")
-            if self._has_room(address, loop.time()):
+            if self._may_come(address, loop.time()):
                 self._let_in(connection, address, context)
             else:
                 connection.close()
                 self._on_refused("connection")
             await asyncio.sleep(0)  # a connection that waits already is taken without a turn of the loop
 
-    def _has_room(self, address: str, now: float) -> bool:
+    def _may_come(self, address: str, now: float) -> bool:
+        """Room is made for it by whoever has waited longest: of its own address first, else of the address with most that wait."""
         limits, crowd = self._limits, self._crowds.get(address, _Crowd())
-        if not self._may_call(address, now) or self._num >= self._total or crowd.num >= limits.of_address:
+        if not self._callers.may_call(address, now, is_known=crowd.num > len(crowd.waiting)):
             return False
-        if len(crowd.waiting) >= limits.waiting_of_address:
-            return False
-        if self._num_waiting < limits.waiting:
-            return True
-        largest = max(self._crowds.values(), key=lambda other: len(other.waiting))
-        if len(largest.waiting) <= len(crowd.waiting) + 1:
-            return False
-        self._send_away(next(iter(largest.waiting)))
+        if len(crowd.waiting) >= limits.waiting_of_address or crowd.num >= limits.of_address:
+            return self._make_room(crowd)
+        if self._num_waiting >= limits.waiting or self._num >= self._total:
+            return self._make_room(max(self._crowds.values(), key=lambda other: len(other.waiting)))
         return True
 
-    def _may_call(self, address: str, now: float) -> bool:
-        bucket = self._calls.pop(address, None) or Bucket(_CALLS_A_SECOND, _CALLS_AT_ONCE)
-        self._calls[address] = bucket  # the newest stand last
-        if len(self._calls) > _MOST_REMEMBERED:
-            del self._calls[next(iter(self._calls))]
-        return bucket.take(now)
+    def _make_room(self, crowd: _Crowd) -> bool:
+        oldest = next(iter(crowd.waiting), None)
+        if oldest is not None:
+            self._on_refused("connection")
+            self.send_away(oldest)
+        return oldest is not None
 
     def _let_in(self, connection: socket.socket, address: str, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
         guest = Guest(address=address, heard_at=loop.time())
-        crowd = self._crowds.setdefault(address, _Crowd())
-        crowd.num += 1
-        crowd.waiting[guest] = None
-        self._num, self._num_waiting = self._num + 1, self._num_waiting + 1
-        guest.deadline = loop.call_later(self._limits.greet_seconds, self._give_up, guest)
+        self._crowds.setdefault(address, _Crowd()).num += 1
+        self._num += 1
+        self._wait(guest, self._limits.greet_seconds)
         guest.task = loop.create_task(self._shake_hands(guest, connection, context))
+
+    def _wait(self, guest: Guest, seconds: float) -> None:
+        """As the last of those that wait."""
+        self._stop_waiting(guest)
+        self._crowds[guest.address].waiting[guest] = None
+        self._num_waiting += 1
+        guest.deadline = asyncio.get_running_loop().call_later(seconds, self._give_up, guest)
 
     async def _shake_hands(self, guest: Guest, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
@@ -187,7 +206,7 @@ class Door:
         def doorway() -> asyncio.Protocol:
             guest.protocol = self._make_protocol()
             self._guests[guest.protocol] = guest
-            return _Doorway(guest.protocol, guest, self._lose)
+            return _Doorway(guest.protocol, guest, self)
 
         try:
             await loop.connect_accepted_socket(doorway, connection, ssl=context, ssl_handshake_timeout=seconds)
@@ -198,13 +217,15 @@ class Door:
             raise
         finally:
             if guest.transport is None:
-                self._lose(guest)
+                self.lose(guest)
 
     def _give_up(self, guest: Guest) -> None:
-        self._on_refused("late")
-        self._send_away(guest)
+        if not guest.is_idle:
+            self._on_refused("late")
+        self.send_away(guest)
 
-    def _send_away(self, guest: Guest) -> None:
+    def send_away(self, guest: Guest) -> None:
+        """Abort its connection."""
         if guest.transport is not None:
             guest.transport.abort()  # type: ignore[attr-defined]  # every transport of a socket has it
         elif guest.task is not None:
@@ -219,7 +240,7 @@ class Door:
             del crowd.waiting[guest]
             self._num_waiting -= 1
 
-    def _lose(self, guest: Guest) -> None:
+    def lose(self, guest: Guest) -> None:
         """The end of a connection, however it came; called once."""
         self._stop_waiting(guest)
         if guest.protocol is not None:

@@ -1,1 +1,1 @@
-"""The process in a cluster: kopf as feed of job events and webhook server, /metrics, /healthz, /readyz."""
+"""The process in a cluster: kopf as feed of job events, the webhook, /metrics, /healthz, /readyz."""

@@ -27,6 +27,7 @@ from finetune_operator.edge.http import HttpServer
 from finetune_operator.edge.leading import Leader
 from finetune_operator.edge.review import review
 from finetune_operator.edge.tls import ServingCertificate
+from finetune_operator.edge.webhook import Webhook
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.certificates import service_names
 from finetune_operator.kube.client import ApiClient
@@ -100,7 +101,8 @@ class Operator:
         self._members = ClusterMembers(self._client, self._pods, self._config_maps)
         self._sweeper = Sweeper(self._jobs, self._coordinator, look_at_all=self._look_at_all, random_source=self._random)
         self._informers = tuple(self._informer(namespace) for namespace in settings.watch_namespaces or (None,))
-        self._feed = JobFeed(credentials, namespaces=settings.watch_namespaces, on_event=self._jobs.apply, validate=meters.counted(review))
+        self._feed = JobFeed(credentials, namespaces=settings.watch_namespaces, on_event=self._jobs.apply)
+        self._webhook = Webhook(meters.counted(review))
         self._leader = Leader(
             settings, self._client, self._coordinator, self._serving, wait_synced=self._wait_synced, run_passes=self._run_passes
         )
@@ -150,7 +152,7 @@ class Operator:
         await asyncio.wait({serving})
         await self._leader.step_down()
         await self._elector.release()
-        await self._feed.stop()
+        await asyncio.gather(self._feed.stop(), self._webhook.stop())
         await self._http.stop()
         await asyncio.gather(self._client.close(), self._lease_client.close())
         if not serving.cancelled() and (error := serving.exception()) is not None:
@@ -160,7 +162,8 @@ class Operator:
         await until_done("FineTuneJobs", self._jobs.fill)
         self._is_filled = True
         await until_done("certificate authority", self._certificates.refresh)
-        self._feed.start(webhook_port=self._settings.webhook_port, certificate=self._serving.certificate_file, key=self._serving.key_file)
+        self._feed.start()
+        self._webhook.start(port=self._settings.webhook_port, certificate=self._serving.certificate_file, key=self._serving.key_file)
         self._is_started = True
         async with asyncio.TaskGroup() as group:
             for informer in self._informers:
@@ -235,7 +238,7 @@ class Operator:
             return ("jobs",)
         if not all(informer.synced.is_set() for informer in self._informers):
             return ("pods",)
-        return () if self._feed.is_listening else ("webhook",)
+        return () if self._webhook.is_listening else ("webhook",)
 
 
 async def run_operator(settings: Settings) -> None:

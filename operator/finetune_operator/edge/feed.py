@@ -1,4 +1,4 @@
-"""kopf as the feed of FineTuneJob events and as the webhook's server, in a thread and event loop of its own.
+"""kopf as the feed of FineTuneJob events, in a thread and event loop of its own.
 
 An own loop, because kopf cancels every task that was made while it ran, and ends on errors of a watch that we outlive: it is then
 started again, and neither channel nor passes notice. It patches nothing; facts about kopf behind each setting are in docs/decisions.
@@ -7,8 +7,7 @@ started again, and neither channel nor passes notice. It patches nothing; facts 
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -19,11 +18,9 @@ from finetune_operator.kube.credentials import Credentials
 from finetune_operator.times import FEED_RESTART_SECONDS, FEED_STREAM_SECONDS
 
 log = logging.getLogger(__name__)
-HANDLER_ID = "validate-finetunejob"  # the path in the ValidatingWebhookConfiguration
 
 JsonObject = dict[str, Any]
 OnEvent = Callable[[str | None, JsonObject], None]
-Validate = Callable[[JsonObject, JsonObject | None], tuple[str | None, tuple[str, ...]]]  # (refusal, warnings)
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]
@@ -58,42 +55,23 @@ class _NoProgress(kopf.ProgressStorage):  # type: ignore[misc]
         return essence
 
 
-class _WebhookServer(kopf.WebhookServer):  # type: ignore[misc]
-    """Says when it listens."""
-
-    is_listening = False
-
-    async def __call__(self, fn: Any) -> AsyncIterator[Any]:
-        async for config in super().__call__(fn):
-            self.is_listening = True
-            yield config
-
-
 class JobFeed:
-    """`on_event` is called in the caller's loop with (type, object); `validate` is called in a thread of its own."""
+    """`on_event` is called in the caller's loop with (type, object)."""
 
-    def __init__(self, credentials: Credentials, *, namespaces: tuple[str, ...], on_event: OnEvent, validate: Validate) -> None:
-        self._credentials, self._namespaces, self._on_event, self._validate = credentials, namespaces, on_event, validate
+    def __init__(self, credentials: Credentials, *, namespaces: tuple[str, ...], on_event: OnEvent) -> None:
+        self._credentials, self._namespaces, self._on_event = credentials, namespaces, on_event
         self._stopping = threading.Event()
         self._current: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self._server: _WebhookServer | None = None
         self._thread: threading.Thread | None = None
-
-    @property
-    def is_listening(self) -> bool:
-        """The webhook answers."""
-        return self._server is not None and self._server.is_listening
 
     @property
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, *, webhook_port: int, certificate: Path, key: Path) -> None:
+    def start(self) -> None:
         """Start the thread; it runs until `stop`."""
         caller = asyncio.get_running_loop()
-        server = _WebhookServer(addr=None, port=webhook_port, certfile=certificate, pkeyfile=key)
-        self._server = server
-        self._thread = threading.Thread(target=self._run, args=(caller, server), name="job feed", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(caller,), name="job feed", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -105,22 +83,22 @@ class JobFeed:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 10.0)
 
-    def _run(self, caller: asyncio.AbstractEventLoop, server: "_WebhookServer") -> None:
+    def _run(self, caller: asyncio.AbstractEventLoop) -> None:
         while not self._stopping.is_set():
             try:
-                asyncio.run(self._run_once(caller, server))
+                asyncio.run(self._run_once(caller))
             except Exception:  # the border that must not die: kopf ends on watch errors that we outlive
                 log.warning("kopf ended and is started again", exc_info=True)
             self._stopping.wait(FEED_RESTART_SECONDS)
 
-    async def _run_once(self, caller: asyncio.AbstractEventLoop, server: "_WebhookServer") -> None:
+    async def _run_once(self, caller: asyncio.AbstractEventLoop) -> None:
         flag = asyncio.Event()
         self._current = (asyncio.get_running_loop(), flag)
         try:
             if not self._stopping.is_set():
                 await kopf.operator(
                     registry=self._registry(caller),
-                    settings=_kopf_settings(server),
+                    settings=_kopf_settings(),
                     clusterwide=not self._namespaces,
                     namespaces=self._namespaces,
                     identity="finetune-operator",  # for peering only; else kopf asks for the user's name, and a container's user has none
@@ -138,19 +116,12 @@ class JobFeed:
         async def on_job(event: Any, **_: Any) -> None:
             caller.call_soon_threadsafe(self._on_event, event.get("type"), dict(event.get("object") or {}))
 
-        async def on_review(body: Any, old: Any, warnings: list[str], **_: Any) -> None:
-            refusal, remarks = await asyncio.to_thread(self._validate, dict(body), dict(old) if old else None)
-            warnings.extend(remarks)
-            if refusal is not None:
-                raise kopf.AdmissionError(refusal, code=422)
-
         kopf.on.login(registry=registry, errors=kopf.ErrorsMode.TEMPORARY)(login)
         kopf.on.event(f"{GROUP}/{VERSION}", PLURAL, registry=registry)(on_job)
-        kopf.on.validate(f"{GROUP}/{VERSION}", PLURAL, id=HANDLER_ID, operations=["CREATE", "UPDATE"], registry=registry)(on_review)
         return registry
 
 
-def _kopf_settings(server: _WebhookServer) -> kopf.OperatorSettings:
+def _kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.process.ultimate_exiting_timeout = None  # it would kill the whole process
     settings.scanning.disabled = True  # needs no rights on namespaces and CRDs
@@ -169,8 +140,6 @@ def _kopf_settings(server: _WebhookServer) -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
     settings.persistence.finalizer = f"{GROUP}/kopf-unused"
-    settings.admission.server = server
-    settings.admission.managed = None  # the configuration is static, from the chart
     return settings
 
 

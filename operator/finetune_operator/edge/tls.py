@@ -1,4 +1,4 @@
-"""The serving certificate of this replica: signed by our authority, kept in files because ssl and kopf read certificates from files."""
+"""The serving certificate of this replica: signed by our authority, kept in files because ssl reads certificates from files."""
 
 import os
 import ssl
