@@ -25,6 +25,7 @@ from finetune_contract.state import StateId
 from finetune_operator.api.status import Columns, Condition, ProgressEntry, Restarts, WarningEntry
 from finetune_operator.decide.answers.answer import Phase
 from finetune_operator.decide.chain import decide
+from finetune_operator.decide.facts.observed import PodPhase
 from finetune_operator.decide.reporting.columns import columns, eta
 
 STARTING = training_status(formation=a_formation(first_step_at=None, resumed_step=None))
@@ -245,6 +246,19 @@ def test_a_warning_becomes_one_event() -> None:
     decision = decide(observed(sessions=(warned, a_session(2))))
     assert [(event.type, event.reason) for event in decision.events] == [("Warning", "StorageAway")]
     assert decide(observed(job=a_job(status=decision.status), sessions=(warned, a_session(2)))).events == ()
+
+
+@pytest.mark.parametrize(("placed", "is_told"), [(59, False), (60, True)])
+def test_a_member_without_a_container_is_named_with_what_it_mounts(placed, is_told) -> None:
+    pods = (a_pod(1), a_pod(2, phase=PodPhase.PENDING, created_at=ago(600), placed_at=ago(placed)))
+    job = a_job(status=placing_status(), storage={"secret_name": "s3"}, dataset={"uri": "pvc://rows/x.jsonl"})
+    decision = decide(observed(job=job, pods=pods, sessions=(a_fresh_session(1),)))
+    assert (decision.status.columns.reason == "NoContainer") == is_told
+    if is_told:
+        assert decision.status.condition("Ready").message == (
+            "bot-ab12-2 is placed without a container; its image is still pulled, or one of what it mounts is missing "
+            "(PersistentVolumeClaim rows, Secret s3); see kubectl describe pod bot-ab12-2"
+        )
 
 
 @pytest.mark.parametrize(("created", "is_told"), [(59, False), (60, True)])

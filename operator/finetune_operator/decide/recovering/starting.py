@@ -1,9 +1,35 @@
 """Members that have a node and never start: their image cannot be pulled, a volume is missing, or their agent reaches nobody."""
 
+from contextlib import suppress
 from datetime import timedelta
 
+from finetune_contract.places import Scheme, parse_place
+from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.observed import PodPhase
+from finetune_operator.times import SILENT_SECONDS
+
+_MOUNTED = {Scheme.PVC: "PersistentVolumeClaim", Scheme.CONFIGMAP: "ConfigMap"}
+
+
+def has_no_container_yet(gang: Gang, member: Member) -> bool:
+    """It has had a node for a minute, and Kubernetes gives no reason why its container is not there."""
+    pod = member.pod
+    if pod is None or pod.placed_at is None or pod.phase is not PodPhase.PENDING or pod.waiting is not None or pod.is_deleting:
+        return False
+    return gang.now - pod.placed_at >= timedelta(seconds=SILENT_SECONDS)
+
+
+def what_it_mounts(job: FineTuneJob) -> str:
+    """Objects of the namespace without which no container of a member is created, for the user."""
+    spec = job.spec
+    names = {f"Secret {spec.storage.secret_name}"} if spec.storage.secret_name else set()
+    for uri in (spec.model.uri, spec.dataset.uri, spec.dataset.eval_uri, spec.checkpoint.uri, spec.output.uri):
+        with suppress(ValueError):
+            place = parse_place(uri or "")
+            if place.scheme in _MOUNTED:
+                names.add(f"{_MOUNTED[place.scheme]} {place.container}")
+    return ", ".join(sorted(names)) or "none"
 
 
 def never_started(gang: Gang, member: Member) -> bool:
