@@ -24,7 +24,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from examples.demo import say, split_rows  # noqa: E402
 from peft import PeftModel  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: E402
 
 from finetune_operator.api.job import API_VERSION, KIND  # noqa: E402
 
@@ -49,7 +49,9 @@ def make_real_model(folder: Path) -> Path:
     (weights,) = Path(next(iter(package.submodule_search_locations))).glob("*.gguf")
     source = {"pretrained_model_name_or_path": weights.parent, "gguf_file": weights.name}
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-    AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).save_pretrained(folder)
+    # Unless it is told to, a newer transformers keeps the blocks as they are, and can neither train nor save them.
+    whole = GgufConfig(dequantize=True)
+    AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=whole).save_pretrained(folder)
     return folder
 
 
