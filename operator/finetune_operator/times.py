@@ -109,6 +109,7 @@ REVIEW_TURN_SECONDS = 1.0  # a review waits so long for its turn, then the webho
 WEBHOOK_IDLE_SECONDS = 100.0  # longer than the API server keeps an idle connection (90 s): it is the one to close it
 CERTIFICATE_READ_SECONDS = 60.0  # between two looks whether the webhook's was renewed
 WEBHOOK_RESTART_SECONDS = 2.0
+THREAD_STOP_SECONDS = 10.0  # for the feed and the webhook to end
 
 # Local runs.
 REDRAW_SECONDS = 0.1

@@ -5,8 +5,6 @@ started again, and neither channel nor passes notice. It patches nothing; facts 
 """
 
 import asyncio
-import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +12,9 @@ import aiohttp
 import kopf
 
 from finetune_operator.api.job import GROUP, PLURAL, VERSION
+from finetune_operator.edge.loop_thread import LoopThread
 from finetune_operator.kube.credentials import Credentials
 from finetune_operator.times import FEED_RESTART_SECONDS, FEED_STREAM_SECONDS
-
-log = logging.getLogger(__name__)
 
 JsonObject = dict[str, Any]
 OnEvent = Callable[[str | None, JsonObject], None]
@@ -60,52 +57,30 @@ class JobFeed:
 
     def __init__(self, credentials: Credentials, *, namespaces: tuple[str, ...], on_event: OnEvent) -> None:
         self._credentials, self._namespaces, self._on_event = credentials, namespaces, on_event
-        self._stopping = threading.Event()
-        self._current: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread("job feed", restart_seconds=FEED_RESTART_SECONDS)
 
     @property
     def is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.is_alive
 
     def start(self) -> None:
-        """Start the thread; it runs until `stop`."""
+        """Start the thread; it runs until `stop`. kopf ends on errors of a watch that we outlive, and is begun again."""
         caller = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, args=(caller,), name="job feed", daemon=True)
-        self._thread.start()
+        self._thread.start(lambda flag: self._run_once(caller, flag))
 
     async def stop(self) -> None:
         """End kopf and wait for its thread."""
-        self._stopping.set()
-        if self._current is not None:
-            loop, flag = self._current
-            loop.call_soon_threadsafe(flag.set)
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, 10.0)
+        await self._thread.stop()
 
-    def _run(self, caller: asyncio.AbstractEventLoop) -> None:
-        while not self._stopping.is_set():
-            try:
-                asyncio.run(self._run_once(caller))
-            except Exception:  # the border that must not die: kopf ends on watch errors that we outlive
-                log.warning("kopf ended and is started again", exc_info=True)
-            self._stopping.wait(FEED_RESTART_SECONDS)
-
-    async def _run_once(self, caller: asyncio.AbstractEventLoop) -> None:
-        flag = asyncio.Event()
-        self._current = (asyncio.get_running_loop(), flag)
-        try:
-            if not self._stopping.is_set():
-                await kopf.operator(
-                    registry=self._registry(caller),
-                    settings=_kopf_settings(),
-                    clusterwide=not self._namespaces,
-                    namespaces=self._namespaces,
-                    identity="finetune-operator",  # for peering only; else kopf asks for the user's name, and a container's user has none
-                    stop_flag=flag,
-                )
-        finally:
-            self._current = None
+    async def _run_once(self, caller: asyncio.AbstractEventLoop, flag: asyncio.Event) -> None:
+        await kopf.operator(
+            registry=self._registry(caller),
+            settings=_kopf_settings(),
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            identity="finetune-operator",  # for peering only; else kopf asks for the user's name, and a container's user has none
+            stop_flag=flag,
+        )
 
     def _registry(self, caller: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

@@ -8,7 +8,6 @@ most is sent away. A review that gets no turn is answered at once, for the API s
 import asyncio
 import logging
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from aiohttp import web
 from finetune_operator.coordinator.door import Door, DoorLimits, Guest
 from finetune_operator.coordinator.pace import LogBudget
 from finetune_operator.edge.admission_review import NotAReview, Validate, answer_review
+from finetune_operator.edge.loop_thread import LoopThread
 from finetune_operator.edge.turns import AT_ONCE, Busy, Turns
 from finetune_operator.times import (
     CERTIFICATE_READ_SECONDS,
@@ -158,44 +158,26 @@ class Webhook:
 
     def __init__(self, validate: Validate) -> None:
         self._validate = validate
-        self._stopping = threading.Event()
-        self._current: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread("webhook", restart_seconds=WEBHOOK_RESTART_SECONDS)
         self.is_listening = False
 
     def start(self, *, port: int, certificate: Path, key: Path) -> None:
-        self._thread = threading.Thread(target=self._run, args=(port, certificate, key), name="webhook", daemon=True)
-        self._thread.start()
+        self._thread.start(lambda flag: self._serve(flag, port, certificate, key))
 
     async def stop(self) -> None:
         """End the server and wait for its thread."""
-        self._stopping.set()
-        if self._current is not None:
-            loop, flag = self._current
-            loop.call_soon_threadsafe(flag.set)
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, 10.0)
+        await self._thread.stop()
 
-    def _run(self, port: int, certificate: Path, key: Path) -> None:
-        while not self._stopping.is_set():
-            try:
-                asyncio.run(self._serve(port, certificate, key))
-            except Exception:  # the border that must not die: the port may be taken for a moment
-                log.warning("the webhook ended and is started again", exc_info=True)
-            self._stopping.wait(WEBHOOK_RESTART_SECONDS)
-
-    async def _serve(self, port: int, certificate: Path, key: Path) -> None:
-        flag = asyncio.Event()
-        self._current = (asyncio.get_running_loop(), flag)
+    async def _serve(self, flag: asyncio.Event, port: int, certificate: Path, key: Path) -> None:
         server, context, served = WebhookServer(self._validate), _new_context(certificate, key), _age(certificate, key)
         try:
             server.open(None, port, context)
             self.is_listening = True
-            while not (self._stopping.is_set() or await _is_set(flag, CERTIFICATE_READ_SECONDS)):
+            while not await _is_set(flag, CERTIFICATE_READ_SECONDS):
                 if (newest := _age(certificate, key)) != served and _reload(context, certificate, key):
                     served = newest
         finally:
-            self._current, self.is_listening = None, False
+            self.is_listening = False
             await server.close()
 
 

@@ -12,7 +12,8 @@ from finetune_agent.stores.object_store import CHUNK_BYTES
 _MODEL_SUFFIXES = (".safetensors", ".json", ".jinja")
 _MODEL_TEXTS = frozenset({"merges.txt", "vocab.txt", "tokenizer.model"})
 _TEMPLATES = "additional_chat_templates/"
-_MARKER = ".finetune-complete.json"
+OWN_PREFIX = ".finetune-"  # of what this program writes beside inputs
+_MARKER = f"{OWN_PREFIX}complete.json"
 
 
 class InputChanged(Exception):

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from finetune_agent.preparing.digests import OWN_PREFIX
 from finetune_agent.stores.object_store import StoreRefused
 from finetune_contract.places import is_pattern
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".json", ".json.gz")
 MAX_FILES = 10_000
-OWN_PREFIX = ".finetune-"
 _SHOWN = 5
 _TRAIN = re.compile(r"train([-._].*)?")
 # Files that describe a data set, beside its rows.

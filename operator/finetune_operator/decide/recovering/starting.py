@@ -1,15 +1,13 @@
 """Members that have a node and never start: their image cannot be pulled, a volume is missing, or their agent reaches nobody."""
 
-from contextlib import suppress
 from datetime import timedelta
 
-from finetune_contract.places import Scheme, parse_place
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.observed import PodPhase
 from finetune_operator.times import SILENT_SECONDS
 
-_MOUNTED = {Scheme.PVC: "PersistentVolumeClaim", Scheme.CONFIGMAP: "ConfigMap"}
+_MOUNTED = {"pvc": "PersistentVolumeClaim", "configmap": "ConfigMap"}  # by the scheme of a place
 
 
 def has_no_container_yet(gang: Gang, member: Member) -> bool:
@@ -25,10 +23,9 @@ def what_it_mounts(job: FineTuneJob) -> str:
     spec = job.spec
     names = {f"Secret {spec.storage.secret_name}"} if spec.storage.secret_name else set()
     for uri in (spec.model.uri, spec.dataset.uri, spec.dataset.eval_uri, spec.checkpoint.uri, spec.output.uri):
-        with suppress(ValueError):
-            place = parse_place(uri or "")
-            if place.scheme in _MOUNTED:
-                names.add(f"{_MOUNTED[place.scheme]} {place.container}")
+        scheme, _, path = (uri or "").partition("://")
+        if scheme in _MOUNTED:
+            names.add(f"{_MOUNTED[scheme]} {path.partition('/')[0]}")
     return ", ".join(sorted(names)) or "none"
 
 
