@@ -3,6 +3,7 @@
 Both are owned by the job and collected with it. They hold no secret.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -52,8 +53,10 @@ class JobConfigMaps:
         known = self._checked.get(uid)
         if known is not None and known[0] == bundle and time.monotonic() - known[1] < CONFIGMAP_CHECK_SECONDS:
             return
-        await self._make(job, render_config_map(job, self._render(job)))
-        await self._make(job, render_channel_map(job, self._url, bundle))
+        # A gang without any member yet most probably has no ConfigMap either, and who waits for it waits for each round trip.
+        is_new = known is None and all(member.uid is None for member in job.status.members)
+        bodies = (render_config_map(job, self._render(job)), render_channel_map(job, self._url, bundle))
+        await asyncio.gather(*(self._make(job, body, is_new=is_new) for body in bodies))
         self._checked[uid] = (bundle, time.monotonic())
 
     async def ensure_known(self, jobs: tuple[FineTuneJob, ...]) -> None:
@@ -68,17 +71,29 @@ class JobConfigMaps:
             except (ApiError, NameTakenByOther) as error:
                 log.warning("ConfigMaps of the job: %s", error, extra={"namespace": job.metadata.namespace, "job": job.metadata.name})
 
-    async def _make(self, job: FineTuneJob, body: JsonObject) -> None:
+    async def _make(self, job: FineTuneJob, body: JsonObject, *, is_new: bool) -> None:
         path, name = f"/api/v1/namespaces/{job.metadata.namespace}/configmaps", body["metadata"]["name"]
+        if is_new and await self._create(path, body):
+            return
         found = await self._read(f"{path}/{name}")
         if found is None:
-            await self._client.request("POST", path, body=body)
+            await self._create(path, body)
             return
         if all(text(owner, "uid") != job.metadata.uid for owner in entries(section(found, "metadata"), "ownerReferences")):
             raise NameTakenByOther(f"ConfigMap {name} exists and does not belong to this job: delete it or rename the job")
         if "immutable" not in body and found.get("data") != body["data"]:
             patch = {"metadata": {"resourceVersion": text(section(found, "metadata"), "resourceVersion")}, "data": body["data"]}
             await self._client.request("PATCH", f"{path}/{name}", body=patch, content_type=MERGE_PATCH)
+
+    async def _create(self, path: str, body: JsonObject) -> bool:
+        """False if there is one of that name."""
+        try:
+            await self._client.request("POST", path, body=body)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            return False
+        return True
 
     async def _read(self, path: str) -> JsonObject | None:
         try:

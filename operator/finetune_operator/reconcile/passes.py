@@ -18,6 +18,7 @@ from finetune_operator.decide.facts.gang import have_all_spoken, member_uids
 from finetune_operator.decide.facts.line import line_entry, who_is_called
 from finetune_operator.decide.facts.observed import LineEntry, Observed, PodView
 from finetune_operator.decide.facts.priority import NO_CAPS, PriorityCaps
+from finetune_operator.reconcile.creation import create_members, delete_members
 from finetune_operator.reconcile.internal_error import with_internal_error
 from finetune_operator.reconcile.line import Line
 from finetune_operator.reconcile.notes import JobNotes
@@ -25,15 +26,11 @@ from finetune_operator.reconcile.ports import (
     Agents,
     Clock,
     Conflict,
-    Created,
     Gone,
     Jobs,
     Key,
     Members,
-    NameTaken,
-    PodInvalid,
     Recorder,
-    Refused,
     Unavailable,
 )
 from finetune_operator.reconcile.queue import BROKEN_AFTER, KeyedQueue
@@ -178,9 +175,8 @@ class Reconciler:
             job = self._last_seen[job.key] = outcome.job
             self._stand_in_line(job.key, job)
         notes.refusal = notes.invalid_pod = None
-        is_done = await self._create(job, decision)
-        for doomed in decision.delete:
-            await self._members.delete(job, doomed.uid, doomed.name, doomed.grace_seconds)
+        is_done = await create_members(self._members, job, decision.create, notes)
+        await delete_members(self._members, job, decision.delete)
         for order in decision.orders:
             self._agents.send(order.member_uid, order.order)
         for event in decision.events:
@@ -189,34 +185,12 @@ class Reconciler:
                 self._recorder.record_event(event)
         return decision.look_again_seconds if is_done else 0.0
 
-    async def _create(self, job: FineTuneJob, decision: Decision) -> bool:
-        """False: decide again at once, for a new uid belongs into the status. The rest of a refused gang is not asked for."""
-        notes, is_done = self._notes_of(job), True
-        for serial in decision.create:
-            answer = await self._members.create(job, serial)
-            match answer:
-                case Created(uid=member_uid):
-                    notes.created[serial] = member_uid
-                    is_done = False
-                    log.info("member created", extra=_fields(job, member=job.member_name(serial)))
-                case NameTaken():
-                    notes.taken_serials |= {serial}
-                    is_done = False
-                case Refused() | PodInvalid():
-                    log.info("member refused: %s", answer.message, extra=_fields(job, member=job.member_name(serial)))
-                    notes.refusal = answer.message
-                    if isinstance(answer, PodInvalid):
-                        notes.invalid_pod = answer.message
-                    return False
-        return is_done
-
     async def _forget(self, key: Key, job: FineTuneJob) -> None:
         """The job is gone: its members go, and nothing of it is kept here."""
         uid = job.metadata.uid
         pods = self._members.observe(job)
         decision = decide(Observed(now=self._clock.now(), job=None, pods=pods))
-        for doomed in decision.delete:
-            await self._members.delete(job, doomed.uid, doomed.name, doomed.grace_seconds)
+        await delete_members(self._members, job, decision.delete)
         for member_uid in {pod.uid for pod in pods} | {session.member_uid for session in self._agents.observe(uid)}:
             self._agents.forget(member_uid)
         self._note_freed_room(job, ())
@@ -293,7 +267,3 @@ class Reconciler:
             await self._jobs.write_status(job, with_internal_error(job, error, self._clock.now()))
         except Exception:  # nothing is left to try: it is in the log, and counted
             log.exception("a failing job could not be told so", extra={"namespace": key[0], "job": key[1]})
-
-
-def _fields(job: FineTuneJob, *, member: str) -> dict[str, str]:
-    return {"namespace": job.metadata.namespace, "job": job.metadata.name, "member": member}
