@@ -118,6 +118,19 @@ def test_doubled_messages_change_nothing() -> None:
     assert hear(warned, Warned(reason="R", message="m"), T1) == warned
 
 
+def test_a_member_that_prepares_tells_since_when_a_store_is_away() -> None:
+    away = Warned(reason="StorageUnavailable", message="spec.model.uri: no such host")
+    session = greet(hello(phase=MemberPhase.PREPARING), None, T0)
+    for seconds in (0, 60, 130, 250):
+        session = hear(session, away, T0 + timedelta(seconds=seconds))
+        assert (session.store_away_since, session.store_away_at) == (T0, T0 + timedelta(seconds=seconds))
+    session = greet(hello(phase=MemberPhase.PREPARING), session, T0 + timedelta(seconds=300))
+    assert hear(session, away, T0 + timedelta(seconds=310)).store_away_since == T0
+    later = T0 + timedelta(seconds=500)
+    assert hear(session, away, later).store_away_since == later, "it answered in between"
+    assert hear(greet(hello(phase=MemberPhase.TRAINING), None, T0), away, T1).store_away_since is None
+
+
 def test_an_older_step_does_not_turn_progress_back() -> None:
     ahead = hear(greet(hello(), None, T0), progress(7), T0)
     assert hear(ahead, progress(3, formation=1), T1).progress == progress(7)

@@ -14,14 +14,17 @@ from finetune_contract.messages import (
     FromAgent,
     Hello,
     Leaving,
+    MemberPhase,
     PhaseChanged,
     Probed,
     Progress,
     StorageState,
     Warned,
 )
+from finetune_contract.reasons import STORE_AWAY
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.decide.facts.observed import Session
+from finetune_operator.times import STORE_AWAY_SILENCE_SECONDS
 
 _MAX_WARNINGS = 10
 
@@ -68,6 +71,8 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         first_step_seconds=before.first_step_seconds if hello.formation == before.formation else None,
         phase_at=before.phase_at if (hello.formation, hello.phase) == (before.formation, before.phase) else now,
         warnings=before.warnings,
+        store_away_since=before.store_away_since,
+        store_away_at=before.store_away_at,
         unreachable_peers=before.unreachable_peers,
     )
 
@@ -145,6 +150,9 @@ def _(message: Probed, session: Session, now: datetime) -> Session:
 
 @_hear.register
 def _(message: Warned, session: Session, now: datetime) -> Session:
+    if message.reason == STORE_AWAY and session.phase is MemberPhase.PREPARING:
+        is_still_away = session.store_away_at is not None and now - session.store_away_at < timedelta(seconds=STORE_AWAY_SILENCE_SECONDS)
+        session = replace(session, store_away_at=now, store_away_since=session.store_away_since if is_still_away else now)
     warning = (message.reason, message.message)
     if warning in session.warnings:
         return session

@@ -89,6 +89,8 @@ class Session:
     probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
     storage: StorageState | None = None  # None: it did not try the store yet
     oldest_contract_version: int = 1
+    store_away_since: datetime | None = None  # it prepares, and says since then without a break that a store does not answer
+    store_away_at: datetime | None = None  # when it said so last
     rows_done: int | None = None  # while it makes tokens of the rows
     rows_total: int | None = None  # of all, estimated
 
