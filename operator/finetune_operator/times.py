@@ -25,6 +25,7 @@ OUT_OF_DESCRIPTORS_SECONDS = 0.5  # nobody is let in meanwhile
 FLOOD_PATIENCE_SECONDS = 10.0  # a member that says too much all this time is disconnected
 WAKE_CALM_SECONDS = 1.0  # progress and warnings of one job wake it at most so often
 STORAGE_TOLD_SECONDS = 5.0  # between two states of the store that one member tells
+ROWS_TOLD_SECONDS = 10.0  # between two states of the rows that the members of one job prepare
 
 # When a member is judged.
 UNREACHABLE_SECONDS = 3.0  # a lost channel is evidence of nothing before
