@@ -12,7 +12,7 @@ from finetune_operator.decide.facts.observed import PodView, Session
 
 Key = tuple[str, str]
 REFUSALS = {  # what each listener turns away
-    "channel": ("connection", "hello", "late", "message", "pace", "second", "token"),
+    "channel": ("connection", "elsewhere", "hello", "late", "message", "pace", "second", "token"),
     "webhook": ("busy", "connection", "late"),
     "metrics": ("busy", "connection", "late"),
 }
