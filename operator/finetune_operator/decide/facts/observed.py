@@ -133,6 +133,7 @@ class Observed:
     num_placed_at_once: int = 256  # gangs that may be in placement together while no pod lacks room
     num_placed_beside: int = 0  # more of them, each the first of its namespace
     freed_at: datetime | None = None  # when a member of any job gave room back last, as far as this operator saw it
+    first_loss_at: datetime | None = None  # of the running gangs of this namespace within half an hour
     term: int = 1
     is_judging: bool = True  # False inside the reconnect window after the lease was taken
     invalid_pod: str | None = None  # "422 Pod .. is invalid ..": what the API server will never take
