@@ -129,12 +129,8 @@ class Operator:
         self._metrics.show_leadership(self._is_leading)
         self._metrics.show_unreadable_jobs(lambda: self._jobs.num_unreadable)
         self._registry.register(JobCollector(jobs=self._jobs, agents=self._coordinator, clock=clock, is_leading=self._is_leading))
-        self._http = HttpServer(
-            self._registry,
-            is_alive=lambda: not self._is_started or self._feed.is_alive,
-            missing=self._missing,
-            on_refused=partial(self._metrics.record_refused, "metrics"),
-        )
+        refused = partial(self._metrics.record_refused, "metrics")
+        self._http = HttpServer(self._registry, is_alive=self._is_alive, missing=self._missing, on_refused=refused)
         self._is_filled = self._is_started = False
 
     def _make_coordinator(self, clock: SteadyClock, meters: Meters) -> Coordinator:
@@ -237,6 +233,9 @@ class Operator:
 
     def _is_leading(self) -> bool:
         return self._elector.leadership is Leadership.LEADING
+
+    def _is_alive(self) -> bool:
+        return not self._is_started or self._feed.is_alive
 
     def _missing(self) -> tuple[str, ...]:
         """What keeps this replica from being ready, in the order in which it comes."""
