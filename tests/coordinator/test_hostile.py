@@ -97,6 +97,20 @@ async def test_absurd_messages_are_counted_and_leave_the_session_as_it_was() -> 
         assert world.bench.session() == before
 
 
+async def test_garbage_fills_no_log(caplog) -> None:
+    started = time.monotonic()
+    async with Hostile() as world, world.bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(world.bench.session)
+        for number in range(90):
+            await agent.send_str(f"{{garbage {number}" + "x" * 1000)
+        await until(lambda: world.refused.count("message") == 90)
+    lines = [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()]
+    assert 1 <= len(lines) <= 5 + (time.monotonic() - started) / 10 + 1
+    assert max(map(len, lines)) < 400
+    assert "xxx" not in "".join(lines)
+
+
 async def test_a_frame_beyond_the_limit_closes_the_channel() -> None:
     async with Hostile() as world, world.bench.connect() as agent:
         await agent.send_str(render_message(hello()))
