@@ -61,9 +61,7 @@ class OperatorMetrics:
         self._depth = Gauge("finetune_operator_workqueue_depth", "Keys that wait for a pass", registry=registry)
         self._sessions = Gauge("finetune_operator_channel_sessions", "Agents connected", registry=registry)
         self._unreadable_jobs = Gauge("finetune_operator_unreadable_jobs", "Jobs that this version cannot read", registry=registry)
-        self._refused = Counter("finetune_operator_channel_refused", "What the channel turned away", ["what"], registry=registry)
-        for what in REFUSALS:
-            self._refused.labels(what)
+        self._refused = Counter("finetune_operator_refused", "What a port turned away", ["listener", "what"], registry=registry)
         self._leads = Gauge("finetune_operator_leader", "1 on the replica that leads", registry=registry)
         info = Gauge("finetune_build_info", "Version of the operator", ["version"], registry=registry)
         info.labels(version).set(1)
@@ -86,6 +84,9 @@ class OperatorMetrics:
             self._recovery_phase.labels(phase)
         for failure in FailureClass:
             self._recovery.labels(failure.value)
+        for listener, refusals in REFUSALS.items():
+            for what in refusals:
+                self._refused.labels(listener, what)
 
     def _namespace(self, name: str) -> str:
         """A namespace's counters start at zero when it is first seen; those beyond the limit share one name."""
@@ -114,9 +115,9 @@ class OperatorMetrics:
         for order in decision.orders:
             self._orders.labels(order.order.type).inc()
 
-    def record_refused(self, what: str) -> None:
-        """`what` is one of REFUSALS."""
-        self._refused.labels(what).inc()
+    def record_refused(self, listener: str, what: str) -> None:
+        """Both are words of REFUSALS."""
+        self._refused.labels(listener, what).inc()
 
     def record_event(self, event: Event) -> None:
         """Reasons are words of ours; whatever else comes, however many there are, is counted as Other."""

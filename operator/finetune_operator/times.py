@@ -25,6 +25,7 @@ OUT_OF_DESCRIPTORS_SECONDS = 0.5  # nobody is let in meanwhile
 FLOOD_PATIENCE_SECONDS = 10.0  # a member that says too much all this time is disconnected
 WAKE_CALM_SECONDS = 1.0  # progress and warnings of one job wake it at most so often
 STORAGE_TOLD_SECONDS = 5.0  # between two states of the store that one member tells
+ROWS_TOLD_SECONDS = 10.0  # between two states of the rows that the members of one job prepare
 
 # When a member is judged.
 UNREACHABLE_SECONDS = 3.0  # a lost channel is evidence of nothing before
@@ -32,6 +33,7 @@ STALL_SECONDS = 30.0  # a busy machine must not look like a hang; agents see a s
 UNANNOUNCED_SECONDS = 10.0  # grace assumed after SIGTERM without a pod deletion: the node shuts down
 LEAVE_MARGIN_SECONDS = 3.0  # a formation is re-made so long before its leaving member ends
 SILENT_SECONDS = 60.0  # a pod that runs and whose agent never spoke
+STORE_AWAY_SILENCE_SECONDS = 180.0  # a member that prepares and did not say again that it waits for a store waits no more
 PROBE_SECONDS = 1.0  # between two questions to peers whether they reach a member
 WATCH_SECONDS = 5.0  # a deadline may pass without anything that happens
 INSPECT_SECONDS = 0.5  # time for the stacks of a hang to be written

@@ -1,6 +1,7 @@
 """Model and data come from everywhere with the same digest, and what is wrong with them is told in the user's words."""
 
 import hashlib
+import itertools
 import os
 import resource
 import socket
@@ -21,6 +22,7 @@ from finetune_agent.member.seals import find_broken, seal
 from finetune_agent.preparing.digests import combine
 from finetune_agent.preparing.fetch import copy_of_key
 from finetune_agent.preparing.messages import TransferDone, TransferFailed, Transferred, parse_transfer_report
+from finetune_agent.preparing.patience import until_it_answers
 from finetune_agent.preparing.transfer import Transfer
 from finetune_agent.settings import read_settings
 from finetune_agent.stores.object_store import FolderStore, StoreRefused, StoreUnavailable
@@ -160,6 +162,21 @@ def test_a_store_that_is_away_is_waited_for_with_one_warning(tmp_path):
 
     assert a_transfer(tmp_path, a_config(tmp_path), told.append)._try("spec.dataset.uri", attempt) == "rows"
     assert [report.reason for report in told if isinstance(report, Warned)] == ["StorageUnavailable"]
+
+
+def test_a_store_that_stays_away_is_told_every_minute(monkeypatch):
+    now, told = [0.0], []
+    monkeypatch.setattr("finetune_agent.preparing.patience.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("finetune_agent.preparing.patience.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def attempt() -> str:
+        if now[0] < 300:
+            raise StoreUnavailable("no such host")
+        return "rows"
+
+    assert until_it_answers("spec.dataset.uri", attempt, warn=lambda words: told.append(now[0]), random=Random(1)) == "rows"
+    assert (told[0], len(told)) == (0.0, 5)
+    assert all(60 <= later - earlier < 75 for earlier, later in itertools.pairwise(told))
 
 
 def a_config_map(folder, **keys: bytes) -> Path:

@@ -13,10 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from finetune_contract.failures import FailureClass
 from finetune_contract.reasons import OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
+from finetune_operator.api.job import LABEL_JOB
 from finetune_operator.api.status_words import STATUS_WORDS
 from finetune_operator.decide.answers.answer import Phase, Verdict
 from finetune_operator.kube.meters import Meters
 from finetune_operator.metrics import JobCollector, OperatorMetrics
+from finetune_operator.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -111,6 +113,17 @@ def test_every_word_stands_in_the_glossary_once() -> None:
     words = [line.split("|")[1].strip() for line in (DOCS / "glossary.md").read_text().splitlines() if line.startswith("| ")]
     words = [word for word in words if word != "word"]
     assert sorted(set(words)) == sorted(words)
+
+
+def test_the_network_policy_for_members_selects_members_and_lets_them_reach_the_channel() -> None:
+    (block,) = re.findall(r"```yaml\n(apiVersion: networking.*?)```", (ROOT / "docs/operations.md").read_text(), flags=re.DOTALL)
+    spec = yaml.safe_load(block)["spec"]
+    members = {"matchExpressions": [{"key": LABEL_JOB, "operator": "Exists"}]}
+    assert spec["podSelector"] == members
+    assert spec["ingress"] == [{"from": [{"podSelector": members}]}]
+    ports = {port["port"] for rule in spec["egress"] for port in rule.get("ports", [])}
+    assert Settings.__dataclass_fields__["channel_port"].default in ports
+    assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
 
 
 def _real_tree() -> Iterator[str]:

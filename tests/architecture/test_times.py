@@ -79,6 +79,14 @@ def test_a_length_of_time_stands_in_its_module_and_nowhere_else() -> None:
             "a leaving member's formation is re-made before it saves for the last time and tells so",
             (member.PUBLISH_SECONDS, member.LAST_SAVE_SECONDS, operator.LEAVE_MARGIN_SECONDS, operator.UNANNOUNCED_SECONDS),
         ),
+        (
+            "a member that waits for a store says so twice before the operator takes its silence for an answer of the store",
+            (2 * member.STORE_AWAY_AGAIN_SECONDS, operator.STORE_AWAY_SILENCE_SECONDS),
+        ),
+        (
+            "an honest member does not tell of its rows more often than is listened to, and no more often than progress is written",
+            (operator.ROWS_TOLD_SECONDS, min(member.BETWEEN_PREPARED_SECONDS, operator.STATUS_PROGRESS_SECONDS)),
+        ),
         ("a half-open watch is found within a minute", (operator.MOST_STREAM_SECONDS + operator.LATE_STREAM_SECONDS, 60)),
         ("a half-open feed is found within a minute", (operator.FEED_STREAM_SECONDS + operator.FEED_RESTART_SECONDS, 60)),
         (

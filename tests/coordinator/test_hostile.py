@@ -97,6 +97,20 @@ async def test_absurd_messages_are_counted_and_leave_the_session_as_it_was() -> 
         assert world.bench.session() == before
 
 
+async def test_garbage_fills_no_log(caplog) -> None:
+    started = time.monotonic()
+    async with Hostile() as world, world.bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(world.bench.session)
+        for number in range(90):
+            await agent.send_str(f"{{garbage {number}" + "x" * 1000)
+        await until(lambda: world.refused.count("message") == 90)
+    lines = [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()]
+    assert 1 <= len(lines) <= 5 + (time.monotonic() - started) / 10 + 1
+    assert max(map(len, lines)) < 400
+    assert "xxx" not in "".join(lines)
+
+
 async def test_a_frame_beyond_the_limit_closes_the_channel() -> None:
     async with Hostile() as world, world.bench.connect() as agent:
         await agent.send_str(render_message(hello()))
@@ -156,6 +170,39 @@ async def test_a_copied_token_does_not_push_the_member_out() -> None:
         async with world.bench.connect() as again:
             await again.send_str(render_message(hello(formation=3)))
             await until(lambda: world.bench.session().formation == 3)
+
+
+async def test_a_copied_token_is_refused_while_the_channel_of_its_member_is_down() -> None:
+    async def at_home(token: str) -> MemberIdentity:
+        return MemberIdentity(member_uid="m1", job_uid="job", addresses=frozenset({"127.0.0.1"}))
+
+    async with Hostile(authenticate=at_home) as world:
+        async with world.bench.connect() as real:
+            await real.send_str(render_message(hello()))
+            await until(world.bench.session)
+        await until(lambda: not world.bench.session().is_connected)
+        copied = aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0)))
+        async with copied, copied.ws_connect(world.bench.url, headers={"Authorization": "Bearer m1"}) as thief:
+            await thief.send_str(render_message(hello(formation=9)))
+            assert (await thief.receive(timeout=HANG_SECONDS)).extra == "this is no address of the member's pod"
+        assert world.refused == ["elsewhere"]
+        assert (world.bench.session().formation, world.bench.session().is_connected) == (2, False)
+        async with world.bench.connect() as again:
+            await again.send_str(render_message(hello(formation=3)))
+            await until(lambda: world.bench.session().formation == 3)
+
+
+async def test_a_member_whose_address_is_translated_on_the_way_comes_back() -> None:
+    async def elsewhere(token: str) -> MemberIdentity:
+        return MemberIdentity(member_uid="m1", job_uid="job", addresses=frozenset({"10.0.0.9"}))
+
+    async with Hostile(authenticate=elsewhere) as world:
+        for formation in (2, 3):
+            async with world.bench.connect() as member:
+                await member.send_str(render_message(hello(formation=formation)))
+                await until(lambda wanted=formation: world.bench.session() and world.bench.session().formation == wanted)
+            await until(lambda: not world.bench.session().is_connected)
+        assert world.refused == []
 
 
 async def test_all_members_of_a_formation_get_the_same_secret_and_nobody_else() -> None:

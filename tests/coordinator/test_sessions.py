@@ -4,6 +4,7 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.builders.observed import a_formation, a_job, observed, training_status
 
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import (
@@ -22,6 +23,7 @@ from finetune_contract.messages import (
 )
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.coordinator.sessions import SessionTable, greet, hear
+from finetune_operator.decide.chain import decide
 from finetune_operator.decide.facts.observed import Session
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -116,6 +118,53 @@ def test_doubled_messages_change_nothing() -> None:
     assert hear(once, progress(7), T1) == once
     warned = hear(once, Warned(reason="R", message="m"), T1)
     assert hear(warned, Warned(reason="R", message="m"), T1) == warned
+
+
+def test_a_member_that_prepares_tells_since_when_a_store_is_away() -> None:
+    away = Warned(reason="StorageUnavailable", message="spec.model.uri: no such host")
+    session = greet(hello(phase=MemberPhase.PREPARING), None, T0)
+    for seconds in (0, 60, 130, 250):
+        session = hear(session, away, T0 + timedelta(seconds=seconds))
+        assert (session.store_away_since, session.store_away_at) == (T0, T0 + timedelta(seconds=seconds))
+    session = greet(hello(phase=MemberPhase.PREPARING), session, T0 + timedelta(seconds=300))
+    assert hear(session, away, T0 + timedelta(seconds=310)).store_away_since == T0
+    later = T0 + timedelta(seconds=500)
+    assert hear(session, away, later).store_away_since == later, "it answered in between"
+    assert hear(greet(hello(phase=MemberPhase.TRAINING), None, T0), away, T1).store_away_since is None
+
+
+def test_news_about_rows_change_the_status_of_a_job_every_ten_seconds_whatever_number_of_members_tells_them() -> None:
+    table, told, status = SessionTable(), set(), training_status(formation=a_formation(first_step_at=None))
+    uids = ("pod-1", "pod-2")
+    for uid in uids:
+        table.greet(hello(member_uid=uid, phase=MemberPhase.STARTING, formation=1), T0)
+    for tenth in range(600):
+        uid, now = uids[tenth % 2], T0 + timedelta(seconds=tenth / 10)
+        rows = tenth if tenth % 7 else None
+        table.hear(uid, PhaseChanged(phase=MemberPhase.STARTING, formation=1, rows_done=rows, rows_total=9999), now)
+        seen = observed(job=a_job(status=status), sessions=table.of_job("job"))
+        status = decide(seen).status
+        told.add(status.condition("Ready").message)
+    assert 5 <= len(told) <= 7
+    assert all(session.rows_done > 400 for session in table.of_job("job") if session.rows_done is not None)
+
+
+def test_news_about_rows_that_waited_are_taken_with_the_next() -> None:
+    table = SessionTable()
+    for uid in ("m1", "m2"):
+        table.greet(hello(member_uid=uid, phase=MemberPhase.STARTING, formation=1), T0)
+
+    def tell(uid: str, rows: int, seconds: float) -> list[int | None]:
+        message = PhaseChanged(phase=MemberPhase.STARTING, formation=1, rows_done=rows)
+        table.hear(uid, message, T0 + timedelta(seconds=seconds))
+        return [session.rows_done for session in table.of_job("job")]
+
+    assert tell("m1", 10, 0) == [10, None]
+    assert tell("m2", 7, 1) == [10, None]
+    assert tell("m2", 8, 2) == [10, None]
+    assert tell("m1", 20, 15) == [20, 8]
+    table.hear("m1", PhaseChanged(phase=MemberPhase.TRAINING, formation=1), T0 + timedelta(seconds=16))
+    assert [session.rows_done for session in table.of_job("job")] == [None, 8]
 
 
 def test_an_older_step_does_not_turn_progress_back() -> None:

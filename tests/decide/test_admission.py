@@ -266,6 +266,13 @@ def test_losses_within_half_an_hour_are_counted_from_the_first(since, pods, afte
     assert decision.status.replacing_since == after
 
 
+@pytest.mark.parametrize(("since", "pods", "after"), [(None, LACKING, ago(200)), (ago(10), LACKING, ago(10)), (None, HELD, None)])
+def test_the_losses_of_a_namespace_are_counted_from_the_first_of_them(since, pods, after) -> None:
+    status = training_status(replacing_since=since)
+    decision = decide(observed(job=a_job(status=status), pods=pods, first_loss_at=ago(200)))
+    assert decision.status.replacing_since == after
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"formation": a_formation(serials=(1,))}, {"formation": None}, {"placement": Placement(placing_since=ago(5)), "formation": None}],

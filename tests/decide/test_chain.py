@@ -120,7 +120,8 @@ def test_a_gang_that_finished_alone_is_believed(seen) -> None:
 
 def test_an_adapter_that_was_there_completes_the_job() -> None:
     skipped = OUTPUT.model_copy(update={"already_present": True})
-    decision = decide(members(first={"output": skipped}))
+    job = a_job(status=training_status(), output={"uri": OUTPUT.uri, "if_exists": "Skip"})
+    decision = decide(members(job=job, first={"output": skipped}))
     assert [event.message for event in decision.events] == ["the adapter was there already: s3://out/adapter"]
 
 

@@ -81,8 +81,27 @@ def test_what_ended_unwatched_tells_how_far_it_came() -> None:
         (two(first=claims(num_bytes=2**63)), "its size of 9.22e+18 bytes cannot be"),
         (two(first=claims(num_bytes=0)), "its size of 0 bytes cannot be"),
         (two(first=claims(step=-1)), "its step -1 cannot be"),
+        (
+            observed(
+                job=a_job(status=REPLACED),
+                pods=(a_pod(2), a_pod(3)),
+                sessions=(a_session(2), a_fresh_session(3, **claims(already_present=True))),
+            ),
+            "it found another job's, and spec.output.ifExists is Fail",
+        ),
+        (
+            observed(job=a_job(status=REPLACED), pods=(a_pod(2), a_pod(3)), sessions=(a_session(2, **DONE), a_fresh_session(3))),
+            "only node rank 0 of formation 1 publishes",
+        ),
+        (
+            observed(job=a_job(status=REPLACED), pods=(a_pod(2), a_pod(3)), sessions=(a_fresh_session(2, **DONE), a_fresh_session(3))),
+            "it speaks of formation 0, and the newest is formation 1",
+        ),
     ],
-    ids=["another rank", "older formation", "spare", "stray", "place", "capital digest", "long digest", "size", "nothing", "step"],
+    ids=[
+        *("another rank", "older formation", "spare", "stray", "place", "capital digest", "long digest", "size", "nothing", "step"),
+        *("another job's", "another rank of a formation that is over", "the same as if it had never trained"),
+    ],
 )
 def test_a_forged_output_ends_nothing_and_is_told(seen, why) -> None:
     decision = decide(seen)

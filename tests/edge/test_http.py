@@ -5,6 +5,7 @@ import statistics
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import pytest
@@ -12,9 +13,11 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from tests.builders.machine import HANG_SECONDS
+from tests.coordinator.test_channel import until
 
 from finetune_operator.coordinator.door import DoorLimits
 from finetune_operator.edge.http import HTTP_LIMITS, HttpServer
+from finetune_operator.metrics import OperatorMetrics
 
 
 async def read(path: str, *, is_alive: bool = True, missing: tuple[str, ...] = ()) -> tuple[int, str]:
@@ -101,8 +104,8 @@ async def ask(port: int, path: str, address: str = "127.0.0.1") -> bytes:
 
 
 @asynccontextmanager
-async def serving(limits: DoorLimits = HTTP_LIMITS):
-    server = HttpServer(CollectorRegistry(), is_alive=lambda: True, missing=lambda: (), limits=limits)
+async def serving(limits: DoorLimits = HTTP_LIMITS, **options):
+    server = HttpServer(CollectorRegistry(), is_alive=lambda: True, missing=lambda: (), limits=limits, **options)
     try:
         yield server, await server.start("127.0.0.1", 0)
     finally:
@@ -118,6 +121,26 @@ async def test_probes_are_answered_while_strangers_hold_all_the_room() -> None:
         assert server.num_connections <= SMALL.total
         for _, writer in held:
             writer.close()
+
+
+async def test_what_the_port_of_metrics_turns_away_is_counted() -> None:
+    registry = CollectorRegistry()
+    metrics = OperatorMetrics(registry, version="1")
+
+    def counted(what: str) -> float | None:
+        return registry.get_sample_value("finetune_operator_refused_total", {"listener": "metrics", "what": what})
+
+    refuse = partial(metrics.record_refused, "metrics")
+    async with serving(SMALL, on_refused=refuse) as (_, port):
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(SMALL.waiting_of_address + 5)]
+        await until(lambda: counted("connection") == 5)
+        for _, writer in held:
+            writer.close()
+    async with serving(replace(SMALL, greet_seconds=0.3), on_refused=refuse) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await asyncio.wait_for(reader.read(), HANG_SECONDS) == b""
+        writer.close()
+    assert [counted("connection"), counted("late"), counted("busy")] == [5, 1, 0]
 
 
 async def test_a_connection_without_a_request_ends() -> None:

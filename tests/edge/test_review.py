@@ -28,6 +28,32 @@ def test_a_doubtful_job_is_admitted_with_a_warning() -> None:
     assert "idle" in warnings[0]
 
 
+STORE = {"secretName": "keys"}
+TRACKING = {"reportTo": ["wandb"], "secretName": "keys"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "warned"),
+    [
+        ({"storage": {**STORE, "endpoint": "http://s3.example.com"}}, "spec.storage.endpoint"),
+        ({"storage": {**STORE, "endpoint": "http://8.8.8.8:9000"}}, "spec.storage.endpoint"),
+        ({"storage": {**STORE, "endpoint": "https://s3.example.com"}}, None),
+        ({"storage": {**STORE, "endpoint": "http://minio.team-a.svc:9000"}}, None),
+        ({"storage": {**STORE, "endpoint": "http://minio.team-a.svc.cluster.local"}}, None),
+        ({"storage": {**STORE, "endpoint": "http://minio:9000"}}, None),
+        ({"storage": {**STORE, "endpoint": "http://10.1.2.3:9000"}}, None),
+        ({"storage": {**STORE, "endpoint": "http://[::1]:9000"}}, None),
+        ({"storage": {"endpoint": "http://s3.example.com"}}, None),
+        ({"tracking": {**TRACKING, "endpoint": "http://wandb.example.com"}}, "spec.tracking.endpoint: WANDB_API_KEY"),
+        ({"tracking": {"endpoint": "http://wandb.example.com"}}, None),
+    ],
+)
+def test_credentials_that_leave_the_cluster_in_the_clear_are_warned_of(spec, warned) -> None:
+    refusal, warnings = review(job_object(spec=spec), None)
+    assert refusal is None
+    assert [warning.startswith(warned or "") for warning in warnings] == [True] * (warned is not None), warnings
+
+
 INVALID = {"storage": {"secretName": "Bad_Secret"}, "resources": {"requests": {"cpu": "lots"}}}
 
 

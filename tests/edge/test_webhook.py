@@ -6,9 +6,11 @@ import ssl
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.builders.machine import HANG_SECONDS, slowness
 from tests.coordinator.test_channel import until
 from tests.kube.builders import job_object
@@ -18,6 +20,7 @@ from finetune_operator.edge.review import review
 from finetune_operator.edge.tls import ServingCertificate
 from finetune_operator.edge.webhook import MAX_BODY_BYTES, MAX_BYTES_IN_FLIGHT, Webhook, WebhookServer
 from finetune_operator.kube.certificates import rotate
+from finetune_operator.metrics import OperatorMetrics
 
 NOW = datetime.now(UTC)
 API_SERVER, STRANGER = "127.0.0.1", "127.0.0.2"
@@ -143,6 +146,26 @@ async def test_strangers_that_take_all_room_give_way(tmp_path) -> None:
                 assert (await world.post(another))[0] == 200
         for _, writer in held:
             writer.transport.abort()
+
+
+async def test_what_the_webhook_turns_away_is_counted(tmp_path) -> None:
+    registry = CollectorRegistry()
+    metrics = OperatorMetrics(registry, version="1")
+
+    def counted(what: str) -> float | None:
+        return registry.get_sample_value("finetune_operator_refused_total", {"listener": "webhook", "what": what})
+
+    refuse = partial(metrics.record_refused, "webhook")
+    async with serving(tmp_path, limits=SMALL, on_refused=refuse) as world:
+        held = [await asyncio.open_connection("127.0.0.1", world.port, local_addr=(STRANGER, 0)) for _ in range(7)]
+        await until(lambda: counted("connection") == 3)
+        for _, writer in held:
+            writer.close()
+    async with serving(tmp_path, limits=HASTY, on_refused=refuse) as world:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        assert await asyncio.wait_for(reader.read(), HANG_SECONDS) == b""
+        writer.close()
+    assert [counted("connection"), counted("late"), counted("busy")] == [3, 1, 0]
 
 
 async def test_a_kept_connection_has_the_time_of_a_first_request_for_each(tmp_path) -> None:

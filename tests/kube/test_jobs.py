@@ -178,6 +178,17 @@ async def test_a_job_that_cannot_be_read_says_so_once_in_its_status_and_asks_for
     assert (stored["phase"], stored["conditions"][0]) == ("Training", {"type": "Later", "status": "True"})
 
 
+def test_the_log_holds_one_line_of_a_job_whatever_number_of_its_versions_cannot_be_read(caplog) -> None:
+    feed = Feed()
+    for number in range(200):
+        spec = {"adapter": {"rank": f"many{number % 3}"}}
+        feed.jobs.apply("MODIFIED", job_object(spec=spec, metadata={"resourceVersion": str(101 + number)}))
+    assert len([line for line in caplog.records if "cannot be read" in line.message]) == 1
+    assert len(feed.strangers.seen) == 200
+    feed.jobs.apply("DELETED", job_object(metadata={"resourceVersion": "900"}))
+    assert feed.jobs._logged == {}
+
+
 async def test_a_status_that_is_refused_is_tried_again_slowly() -> None:
     feed = Feed()
     feed.api.broken["/status"] = ApiError(422, "Invalid", "no")

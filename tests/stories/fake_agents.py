@@ -36,6 +36,7 @@ class FakeAgents:
         self.inputs = INPUTS
         self.found_output: Output | None = None  # the adapter is there already (ifExists: Skip)
         self.is_store_away = False
+        self.waits_for_a_store: set[str] = set()  # jobs, by uid, whose members reach no model
         self.dies_before_orders = False
 
     def observe(self, job_uid: str):
@@ -144,6 +145,9 @@ class FakeAgents:
             return
         if self.prepare_failure is not None:
             self.fail(agent, self.prepare_failure)
+            return
+        if agent.job_uid in self.waits_for_a_store:
+            self.warn(agent, "StorageUnavailable", "spec.model.uri: no.such.host does not answer")
             return
         agent.inputs = self.inputs
         if self.found_output is not None:

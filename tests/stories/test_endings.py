@@ -107,7 +107,7 @@ async def test_an_error_of_the_user_while_preparing_fails_at_once(message) -> No
 async def test_an_adapter_that_is_there_already_completes_the_job_without_training() -> None:
     world = World(total_steps=TOTAL)
     world.agents.found_output = Output(uri="s3://out/adapter", sha256="a" * 64, num_bytes=1000, step=100, already_present=True)
-    world.apply()
+    world.apply(output={"uri": "s3://out/adapter", "if_exists": "Skip"})
     await ends(world, "Complete")
     assert world.steps() == []
     assert world.status().output.sha256 == "a" * 64

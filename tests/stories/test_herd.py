@@ -148,6 +148,44 @@ async def test_a_gang_whose_images_cannot_be_pulled_gives_its_nodes_back_and_fai
     assert await world.rests("broken")
 
 
+async def test_a_gang_that_reaches_no_model_gives_its_nodes_back_and_fails_the_third_time() -> None:
+    world = World(slots=2, total_steps=6)
+    world.agents.waits_for_a_store = {world.apply("lost", placement={"start_timeout_seconds": 60}).metadata.uid}
+    await world.until(lambda: world.status("lost").failed_starts.count == 1, within_seconds=80)
+    assert not world.live_pods("lost")
+    stalled = world.status("lost").condition("Stalled")
+    assert stalled.reason == "NeverStarted"
+    assert "(placement.startTimeoutSeconds): spec.model.uri: no.such.host does not answer (and 1 more)" in stalled.message
+    world.apply("healthy")
+    await complete(world, "healthy", within_seconds=90)
+    await world.until_phase("Failed", "lost", within_seconds=600)
+    assert world.status("lost").condition("Failed").reason == "NeverStarted"
+    assert await world.rests("lost")
+
+
+async def test_a_store_that_answers_at_last_is_no_failed_start() -> None:
+    world = World(slots=2, total_steps=6)
+    uid = world.apply("late", placement={"start_timeout_seconds": 60}).metadata.uid
+    world.agents.waits_for_a_store = {uid}
+    await world.tick(100)
+    world.agents.waits_for_a_store = set()
+    await complete(world, "late", within_seconds=60)
+    assert world.reasons("late").count("GaveBack") == 0
+
+
+async def test_a_job_that_has_trained_waits_for_its_store() -> None:
+    world = World(slots=2, total_steps=60)
+    uid = world.apply("bot", placement={"start_timeout_seconds": 60}).metadata.uid
+    await world.until_step(3)
+    world.agents.waits_for_a_store = {uid}
+    for pod in world.live_pods():
+        world.pods.delete_with_grace(pod, 0)
+    await world.tick(400)
+    assert world.reasons("bot").count("GaveBack") == 0
+    world.agents.waits_for_a_store = set()
+    await complete(world, "bot", within_seconds=90)
+
+
 async def test_a_deadline_counts_the_time_with_pods_and_no_other() -> None:
     world = World(slots=2, total_steps=10_000)
     world.apply("first", nodes=(2, 2), active_deadline_seconds=60)

@@ -194,6 +194,30 @@ async def test_a_job_that_deletes_its_replacements_goes_before_others_for_five_m
     assert TURN_SECONDS < seconds <= LONGEST_BLOCK_SECONDS + 10
 
 
+async def test_the_jobs_of_a_namespace_go_before_others_for_five_minutes_together() -> None:
+    world = World(slots=4, total_steps=1_000_000)
+    mine = ["t1", "t2", "t3"]
+    for name in mine:
+        world.apply(name, nodes=(1, 1), placement={"timeout_seconds": 86400})
+        await world.until_step(1, name)
+    world.pods.unplaceable = set(mine)
+    lost = iter(mine)
+    delete_the_oldest_pod(world, next(lost))
+    await world.tick(2)
+    seconds = await seconds_until_trained(
+        world, "other", trick=lambda world, _: delete_the_oldest_pod(world, next(lost, "t3")), every_seconds=140
+    )
+    assert TURN_SECONDS < seconds <= LONGEST_BLOCK_SECONDS + 10
+    assert len({world.status(name).replacing_since for name in mine}) == 1
+    before = world.status("t1").replacing_since
+    world.delete_job("t1")
+    await world.tick(2)
+    assert world.reconciler._line.first_loss("default", world.clock.now()) == before
+    world.restart_operator()
+    await world.tick(8)
+    assert world.reconciler._line.first_loss("default", world.clock.now()) == before, "another status says it too"
+
+
 async def test_a_gang_in_placement_that_replaces_its_members_gets_no_new_turn_by_that() -> None:
     world = World(slots=2, total_steps=6)
     world.apply("tenant", nodes=(3, 3), priority=10, placement={"timeout_seconds": 86400})

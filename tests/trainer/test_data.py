@@ -122,6 +122,15 @@ def test_tokens_made_with_kills_in_between_are_those_made_at_once(tmp_path, monk
     assert (tally.num_rows, tally.unused, [(note.count, note.first) for note in tally.notes]) == (100, {"id": 100}, [(8, 1)])
 
 
+def test_every_row_is_a_beat_while_tokens_are_made(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": "ab"}) + "\n" for _ in range(100)))
+    beats = []
+    tokenising = Tokenising(read_rows(file, field=FIELD, form="auto"), Letters(), limit=20, beat=beats.append)
+    list(tokenising.parts())
+    assert beats[:100] == list(range(100))
+
+
 def test_what_the_tokenizer_raises_belongs_to_its_row_and_all_bad_rows_are_told_at_once(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "abc"}\n{"text": "a!"}\nno\n{"text": "b!"}\n')

@@ -1,10 +1,13 @@
 """Whatever ends a rank gets the class that decides what happens next, and the rank where it began."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from finetune_contract.failures import DEVICE_ERROR, FailureClass, FailureKind, TrainingError
+from finetune_trainer.not_finite import finite_or_told
 from finetune_trainer.worker import report_of
 
 ASSERTED = "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
@@ -50,3 +53,13 @@ def test_a_report_names_the_rank_where_it_began():
     began = TrainingError(FailureClass.NOT_FINITE, "step 3", rank=5)
     assert report_of(began, rank=2).rank == 5
     assert report_of(TrainingError(FailureClass.NOT_FINITE, "step 3"), rank=2).rank == 2
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_on_held_out_rows_that_is_not_finite_is_told_and_not_shown(loss):
+    told = []
+    reporter = SimpleNamespace(warn=told.append)
+    assert finite_or_told(loss, 7, reporter) is None
+    assert finite_or_told(1.5, 8, reporter) == 1.5
+    assert [warning.reason for warning in told] == ["EvaluationNotFinite"]
+    assert told[0].message.startswith(f"step 7: the loss on the held-out rows is {loss}")

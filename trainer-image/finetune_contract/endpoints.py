@@ -17,6 +17,7 @@ _METADATA_ADDRESSES = {
 _LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 _EMBEDS_LAST_32_BITS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
 _HOST = re.compile(r"[a-z0-9_]([-a-z0-9_.]*[a-z0-9_])?", re.IGNORECASE)
+_NAMES_INSIDE = (".svc", ".cluster.local", ".localhost")
 _MAX_CHARS = 2048
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -71,6 +72,14 @@ def refuse_addresses(host: str, addresses: Collection[str], *, allowed: Collecti
         address = _literal(text)
         if address is not None and text not in allowed and is_metadata_address(address):
             raise ValueError(_refusal(f"{host} (address {text})"))
+
+
+def is_beyond_the_cluster(host: str) -> bool:
+    """Neither a private or loopback address nor a name that only a cluster or a machine resolves."""
+    address = _literal(host)
+    if address is not None:
+        return not (address.is_private or address.is_loopback)
+    return "." in host and not host.endswith(_NAMES_INSIDE)
 
 
 def is_metadata_address(address: IpAddress) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from finetune_contract.endpoints import parse_endpoint
+from finetune_contract.endpoints import is_beyond_the_cluster, parse_endpoint
 from finetune_contract.places import Place, Scheme, check_pattern, parse_place
 from finetune_operator.api.envelope import envelope_errors
 from finetune_operator.api.job import FineTuneJob, Metadata
@@ -76,7 +76,7 @@ def check_spec(job: FineTuneJob, *, is_local: bool = False) -> tuple[SpecError, 
 
 def warnings(job: FineTuneJob) -> tuple[str, ...]:
     """What is allowed but probably not meant."""
-    return tuple(warning for found in (_idle_ranks, idle_gpus, tiny_memory) for warning in found(job.spec))
+    return tuple(warning for found in (_idle_ranks, idle_gpus, tiny_memory, _credentials_in_the_clear) for warning in found(job.spec))
 
 
 def parse_job(job: JsonObject, *, extra: Extra = "forbid") -> FineTuneJob:
@@ -258,3 +258,16 @@ def _idle_ranks(spec: FineTuneJobSpec) -> Iterator[str]:
         idle = f"rank {rows}" if rows == ranks - 1 else f"ranks {rows} to {ranks - 1}"
         gang = f"{ranks} ranks ({spec.resources.nodes.max} nodes x {spec.resources.processes_per_node})"
         yield f"spec.training.globalBatchSize: {rows} rows for {gang}: {idle} will be idle; raise it to {ranks} or use fewer"
+
+
+def _credentials_in_the_clear(spec: FineTuneJobSpec) -> Iterator[str]:
+    """S3 requests are signed, but carry the token of a session and all bytes as they are; a tracker gets its key with every request."""
+    has_credentials = spec.storage.secret_name is not None or spec.storage.service_account_name is not None
+    named = (
+        ("spec.storage.endpoint", spec.storage.endpoint if has_credentials else None, "session tokens, data and adapters"),
+        ("spec.tracking.endpoint", spec.tracking.endpoint if spec.tracking.report_to else None, "WANDB_API_KEY"),
+    )
+    for path, url, what in named:
+        with suppress(ValueError):
+            if url is not None and url.startswith("http://") and is_beyond_the_cluster(parse_endpoint(url).host):
+                yield f"{path}: {what} can be read on the way, for http:// is not encrypted and the host is not in the cluster; use https://"

@@ -176,7 +176,7 @@ class PlacementSpec(SpecValue):
         default=1800,
         ge=60,
         le=604800,
-        description="Pods that have a node and do not start for so long give everything back; three times end the job.",
+        description="Pods with a node that do not start, or reach no store, for so long give all back; three times end the job.",
     )
     node_selector: dict[ShortName, LabelValue] = Field(default={}, max_length=64, description="Labels that a node must have.")
     tolerations: tuple[TolerationSpec, ...] = Field(default=(), max_length=64, description="Taints that are tolerated.")

@@ -95,8 +95,8 @@ STATUS_WORDS = {
     "placement.attempts": "Number of times the gang gave all its nodes back because some were missing.",
     "placement.why": "Why the gang waits, in a sentence.",
     "placement.isRefused": "True while the gang waits because the cluster refuses its pods: a quota, a policy or a webhook.",
-    "replacingSince": "Time at which the gang first lacked a member of its newest formation; kept for half an hour. "
-    "While it replaces that member, it goes before jobs in the queue, for five minutes at most.",
+    "replacingSince": "Time at which the gang first lacked a member of its newest formation, or another gang of its namespace did shortly "
+    "before; kept for half an hour. While it replaces that member, it goes before jobs in the queue, for five minutes at most.",
     "silentMembers.count": "Members in a row that ended before they reached the operator.",
     "silentMembers.lastAt": "Time at which the last of these members ended.",
     "lostSpares.count": "Spares lost since a spare was last ready.",

@@ -83,7 +83,20 @@ class Connection:
         return False
 
 
-def may_take_over(newer: Connection, older: Connection, has_budget: bool) -> bool:
+def why_refused(newer: Connection, older: Connection | None, *, was_at_home: bool, has_budget: bool) -> tuple[str, str] | None:
+    """A word and a reason for not letting a member speak here; None if it may.
+
+    A member that has spoken from an address of its pod before is believed from nowhere else, also while it is silent: in this cluster
+    addresses come as they are, so somebody else has its token.
+    """
+    if older is not None and not _may_take_over(newer, older, has_budget):
+        return "second", "this member is connected already"
+    if was_at_home and newer.identity.addresses and not newer.is_at_home:
+        return "elsewhere", "this is no address of the member's pod"
+    return None
+
+
+def _may_take_over(newer: Connection, older: Connection, has_budget: bool) -> bool:
     """Whether a second connection of a member replaces the first.
 
     A connection from the member's own pod wins over one from elsewhere, which a copied token made. Between two of a kind the newer

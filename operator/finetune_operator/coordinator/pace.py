@@ -63,6 +63,7 @@ class MemberPace:
         self.wakes = Bucket(_WAKES_A_SECOND, _WAKES_AT_ONCE)
         self.takeovers = Bucket(_TAKEOVERS_A_SECOND, _TAKEOVERS_AT_ONCE)
         self.log = LogBudget()
+        self.was_at_home = False  # it has spoken from an address of its pod
 
     def receive(self, num_bytes: int, now: float) -> float:
         """Seconds for which nothing more may be read from this member."""

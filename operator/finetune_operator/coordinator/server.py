@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from finetune_contract.messages import MAX_FRAME_BYTES, FromAgent, Hello, Progress, StorageState, Warned, parse_from_agent
 from finetune_contract.orders import Order, Start
 from finetune_contract.values import changed
-from finetune_operator.coordinator.connection import Connection, MemberIdentity, may_take_over
+from finetune_operator.coordinator.connection import Connection, MemberIdentity, why_refused
 from finetune_operator.coordinator.door import DOOR_LIMITS, Door, DoorLimits
 from finetune_operator.coordinator.pace import LogBudget, MemberPace
 from finetune_operator.coordinator.sessions import SessionTable
@@ -184,10 +184,14 @@ class Coordinator:
     async def _converse(self, connection: Connection, hello: Hello) -> None:
         uid, job_uid = hello.member_uid, hello.job_uid
         older, pace = self._connections.get(uid), self._paces.setdefault(uid, MemberPace())
-        if older is not None and not may_take_over(connection, older, pace.takeovers.take(_now())):
-            self._note_refused(uid, "second", f"a second connection was refused, from {connection.guest.address}")
-            await connection.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"this member is connected already")
+        has_budget = older is None or pace.takeovers.take(_now())
+        refused = why_refused(connection, older, was_at_home=pace.was_at_home, has_budget=has_budget)
+        if refused is not None:
+            what, words = refused
+            self._note_refused(uid, what, f"a connection was refused: {words}; it came from {connection.guest.address}")
+            await connection.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=words.encode())
             return
+        pace.was_at_home |= connection.is_at_home
         self._connections[uid] = connection
         if older is not None:
             self._close(older, "replaced by a newer connection")

@@ -14,14 +14,17 @@ from finetune_contract.messages import (
     FromAgent,
     Hello,
     Leaving,
+    MemberPhase,
     PhaseChanged,
     Probed,
     Progress,
     StorageState,
     Warned,
 )
+from finetune_contract.reasons import STORE_AWAY
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.decide.facts.observed import Session
+from finetune_operator.times import ROWS_TOLD_SECONDS, STORE_AWAY_SILENCE_SECONDS
 
 _MAX_WARNINGS = 10
 
@@ -68,6 +71,8 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         first_step_seconds=before.first_step_seconds if hello.formation == before.formation else None,
         phase_at=before.phase_at if (hello.formation, hello.phase) == (before.formation, before.phase) else now,
         warnings=before.warnings,
+        store_away_since=before.store_away_since,
+        store_away_at=before.store_away_at,
         unreachable_peers=before.unreachable_peers,
     )
 
@@ -145,6 +150,9 @@ def _(message: Probed, session: Session, now: datetime) -> Session:
 
 @_hear.register
 def _(message: Warned, session: Session, now: datetime) -> Session:
+    if message.reason == STORE_AWAY and session.phase is MemberPhase.PREPARING:
+        is_still_away = session.store_away_at is not None and now - session.store_away_at < timedelta(seconds=STORE_AWAY_SILENCE_SECONDS)
+        session = replace(session, store_away_at=now, store_away_since=session.store_away_since if is_still_away else now)
     warning = (message.reason, message.message)
     if warning in session.warnings:
         return session
@@ -177,6 +185,8 @@ class SessionTable:
         self._sessions: dict[str, Session] = {}
         self._job_of: dict[str, str] = {}
         self._members_of: dict[str, set[str]] = {}
+        self._rows_at: dict[str, datetime] = {}  # by job: when news about rows were taken last
+        self._rows_waiting: dict[str, tuple[int | None, int | None]] = {}  # by member: the newest that were not
 
     def of_job(self, job_uid: str) -> tuple[Session, ...]:
         return tuple(self._sessions[uid] for uid in sorted(self._members_of.get(job_uid, ())))
@@ -202,7 +212,27 @@ class SessionTable:
         """Only a member of the same job can be meant by `probed`: a uid that nobody bears is not kept."""
         if isinstance(message, Probed) and message.peer_uid not in self._members_of.get(self._job_of.get(member_uid, ""), ()):
             return
-        self._change(member_uid, lambda session: hear(session, message, now))
+        self._change(member_uid, lambda session: self._pace_rows(session, hear(session, message, now), now))
+
+    def _pace_rows(self, before: Session, after: Session, now: datetime) -> Session:
+        """News about rows are taken from all members of a job together, and not too often: each may be a write of its status."""
+        uid, rows = after.member_uid, (after.rows_done, after.rows_total)
+        if (after.phase, after.formation) != (before.phase, before.formation):
+            self._rows_waiting.pop(uid, None)
+            return after
+        if rows == (before.rows_done, before.rows_total):
+            return after
+        job_uid = self._job_of[uid]
+        at = self._rows_at.get(job_uid)
+        if at is not None and timedelta(0) <= now - at < timedelta(seconds=ROWS_TOLD_SECONDS):
+            self._rows_waiting[uid] = rows
+            return replace(after, rows_done=before.rows_done, rows_total=before.rows_total)
+        self._rows_at[job_uid] = now
+        self._rows_waiting.pop(uid, None)
+        for other in self._members_of[job_uid] & self._rows_waiting.keys():
+            done, total = self._rows_waiting.pop(other)
+            self._sessions[other] = replace(self._sessions[other], rows_done=done, rows_total=total)
+        return after
 
     def disconnect(self, member_uid: str, now: datetime) -> None:
         self._change(member_uid, lambda session: replace(session, is_connected=False, changed_at=now))
@@ -211,9 +241,11 @@ class SessionTable:
         if self._sessions.pop(member_uid, None) is not None:
             job_uid = self._job_of.pop(member_uid)
             self._members_of[job_uid].discard(member_uid)
+            self._rows_waiting.pop(member_uid, None)
             self._is_reached_again(member_uid, job_uid)
             if not self._members_of[job_uid]:
                 del self._members_of[job_uid]
+                self._rows_at.pop(job_uid, None)
 
     def _is_reached_again(self, member_uid: str, job_uid: str) -> None:
         for peer in self._members_of[job_uid]:

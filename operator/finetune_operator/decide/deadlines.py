@@ -1,4 +1,4 @@
-"""Nothing waits for ever: a gang whose pods never start gives its nodes back, and a job may have a deadline. Rules of the job chain."""
+"""Nothing waits for ever: a gang that never starts gives its nodes back, and a job may have a deadline. Rules of the job chain."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from finetune_operator.decide.endings import fail
 from finetune_operator.decide.facts.gang import Gang
 from finetune_operator.decide.placing.admission import give_back
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
-from finetune_operator.decide.recovering.starting import never_started, why_not_started
+from finetune_operator.decide.recovering.starting import never_started, waits_for_a_store, why_not_started
 from finetune_operator.decide.reporting.goodput import advance
 from finetune_operator.times import MAX_FAILED_STARTS, SECONDS_A_SILENT_END, TURN_SECONDS
 
@@ -31,7 +31,7 @@ def give_back_a_gang_that_never_starts(gang: Gang, diagnosis: Diagnosis) -> Answ
     """Its nodes go to others, with the reason in words; the third time in a row ends the job. An elastic gang goes on without."""
     if gang.active is not None or not gang.observed.is_judging:
         return None
-    stuck = tuple(member for member in gang.members if never_started(gang, member))
+    stuck = tuple(member for member in gang.members if never_started(gang, member) or waits_for_a_store(gang, member))
     silent = gang.status.silent_members.count
     if stuck and len(gang.members) - len(stuck) < gang.job.spec.resources.nodes.min:
         why = f"{stuck[0].name}: {why_not_started(gang, stuck[0])}"

@@ -10,6 +10,7 @@ import random
 import signal
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -102,7 +103,7 @@ class Operator:
         self._sweeper = Sweeper(self._jobs, self._coordinator, look_at_all=self._look_at_all, random_source=self._random)
         self._informers = tuple(self._informer(namespace) for namespace in settings.watch_namespaces or (None,))
         self._feed = JobFeed(credentials, namespaces=settings.watch_namespaces, on_event=self._jobs.apply)
-        self._webhook = Webhook(meters.counted(review))
+        self._webhook = Webhook(meters.counted(review), on_refused=partial(self._metrics.record_refused, "webhook"))
         self._leader = Leader(
             settings, self._client, self._coordinator, self._serving, wait_synced=self._wait_synced, run_passes=self._run_passes
         )
@@ -128,7 +129,8 @@ class Operator:
         self._metrics.show_leadership(self._is_leading)
         self._metrics.show_unreadable_jobs(lambda: self._jobs.num_unreadable)
         self._registry.register(JobCollector(jobs=self._jobs, agents=self._coordinator, clock=clock, is_leading=self._is_leading))
-        self._http = HttpServer(self._registry, is_alive=lambda: not self._is_started or self._feed.is_alive, missing=self._missing)
+        refused = partial(self._metrics.record_refused, "metrics")
+        self._http = HttpServer(self._registry, is_alive=self._is_alive, missing=self._missing, on_refused=refused)
         self._is_filled = self._is_started = False
 
     def _make_coordinator(self, clock: SteadyClock, meters: Meters) -> Coordinator:
@@ -136,7 +138,7 @@ class Operator:
             clock=clock,
             authenticate=self._authenticator(meters),
             on_change=self._look_at_uid,
-            on_refused=self._metrics.record_refused,
+            on_refused=partial(self._metrics.record_refused, "channel"),
             store_key=lambda: self._certificates.private_key,
         )
 
@@ -231,6 +233,9 @@ class Operator:
 
     def _is_leading(self) -> bool:
         return self._elector.leadership is Leadership.LEADING
+
+    def _is_alive(self) -> bool:
+        return not self._is_started or self._feed.is_alive
 
     def _missing(self) -> tuple[str, ...]:
         """What keeps this replica from being ready, in the order in which it comes."""

@@ -57,7 +57,7 @@ class Page:
 
 
 class HttpServer:
-    """`is_alive` and `missing` are asked at every request; `missing` names what is not ready yet."""
+    """`is_alive` and `missing`, which names what is not ready yet, are asked at every request. `on_refused` hears what was turned away."""
 
     def __init__(
         self,
@@ -65,9 +65,11 @@ class HttpServer:
         *,
         is_alive: Callable[[], bool],
         missing: Callable[[], tuple[str, ...]],
+        on_refused: Callable[[str], None] = lambda what: None,
         limits: DoorLimits = HTTP_LIMITS,
     ) -> None:
         self._page, self._is_alive, self._missing, self._limits = Page(registry), is_alive, missing, limits
+        self._refuse = on_refused
         self._slots = asyncio.Semaphore(_MAX_READERS)
         self._num_readers = 0
         self._runner: web.AppRunner | None = None
@@ -82,7 +84,7 @@ class HttpServer:
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0, lingering_time=1.0, max_headers=64)
         await self._runner.setup()
         assert self._runner.server is not None, "made by setup"
-        self._door = Door(self._limits, self._runner.server, lambda _: None)
+        self._door = Door(self._limits, self._runner.server, self._refuse)
         return self._door.open(host, port, None)
 
     @property
@@ -97,6 +99,7 @@ class HttpServer:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         if self._num_readers >= _MAX_READERS + _MAX_WAITING:
+            self._refuse("busy")
             return web.Response(status=503, headers={"Retry-After": "1"}, text="too many read the metrics at once\n")
         self._num_readers += 1
         guest = None if self._door is None else self._door.guest_of(request)
@@ -106,6 +109,7 @@ class HttpServer:
             async with asyncio.timeout(HTTP_READ_SECONDS), self._slots:
                 return await self._send_page(request)
         except TimeoutError:
+            self._refuse("late")
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=503, text="not read in time\n")

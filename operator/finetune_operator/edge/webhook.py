@@ -63,10 +63,12 @@ class Bodies:
 
 
 class WebhookServer:
-    """The requests of one event loop, each answered by `validate` in a thread of its own."""
+    """The requests of one event loop, each answered by `validate` in a thread of its own. `on_refused` hears what was turned away."""
 
-    def __init__(self, validate: Validate, limits: DoorLimits = WEBHOOK_LIMITS) -> None:
-        self._validate = validate
+    def __init__(
+        self, validate: Validate, limits: DoorLimits = WEBHOOK_LIMITS, on_refused: Callable[[str], None] = lambda what: None
+    ) -> None:
+        self._validate, self._refuse = validate, on_refused
         self._turns = Turns(REVIEW_TURN_SECONDS)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="review")
         self._lines = LogBudget()
@@ -148,6 +150,7 @@ class WebhookServer:
         return answer, time.thread_time() - started
 
     def _note(self, what: str) -> None:
+        self._refuse(what)
         left_out = self._lines.admit(asyncio.get_running_loop().time())
         if left_out is not None:
             log.warning("the webhook turned a connection away: %s (%d such lines left out)", what, left_out)
@@ -156,8 +159,8 @@ class WebhookServer:
 class Webhook:
     """A thread that runs the server until `stop`, and reads a renewed certificate."""
 
-    def __init__(self, validate: Validate) -> None:
-        self._validate = validate
+    def __init__(self, validate: Validate, on_refused: Callable[[str], None] = lambda what: None) -> None:
+        self._validate, self._refuse = validate, on_refused
         self._thread = LoopThread("webhook", restart_seconds=WEBHOOK_RESTART_SECONDS)
         self.is_listening = False
 
@@ -169,7 +172,8 @@ class Webhook:
         await self._thread.stop()
 
     async def _serve(self, flag: asyncio.Event, port: int, certificate: Path, key: Path) -> None:
-        server, context, served = WebhookServer(self._validate), _new_context(certificate, key), _age(certificate, key)
+        server = WebhookServer(self._validate, on_refused=self._refuse)
+        context, served = _new_context(certificate, key), _age(certificate, key)
         try:
             server.open(None, port, context)
             self.is_listening = True

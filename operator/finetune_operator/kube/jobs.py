@@ -75,6 +75,7 @@ class ClusterJobs:
         self._key_of: dict[str, Key] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._told_at: dict[str, float] = {}  # by uid: when the status of an unreadable job was written last
+        self._logged: dict[str, tuple[float, str]] = {}  # by uid: when the log was told what of the job cannot be read, and what
 
     def get(self, key: Key) -> FineTuneJob | None:
         cached = self._cached.get(key)
@@ -126,10 +127,19 @@ class ClusterJobs:
             self._forget(key, before.identity.uid)
         if isinstance(job, UnreadableJob):
             self._strangers.record_unreadable(PLURAL)
-            log.error("job cannot be read: %s", job.message, extra={"namespace": key[0], "job": key[1]})
+            self._log_unreadable(job)
         self._cached[key] = read
         self._key_of[identity.uid] = key
         self._on_change(key)
+
+    def _log_unreadable(self, job: UnreadableJob) -> None:
+        """Other words only, and once a minute: every event of the job comes here, and whoever may change it makes as many as he likes."""
+        uid, (namespace, name), now = job.identity.uid, job.identity.key, time.monotonic()
+        at, words = self._logged.get(uid, (float("-inf"), ""))
+        if words == job.message or now - at < TELL_UNREADABLE_AGAIN_SECONDS:
+            return
+        self._logged[uid] = (now, job.message)
+        log.error("job cannot be read: %s", job.message, extra={"namespace": namespace, "job": name})
 
     def _forget(self, key: Key, uid: str) -> None:
         self._deleted[uid] = None
@@ -139,6 +149,7 @@ class ClusterJobs:
         if cached is not None and cached.identity.uid == uid:
             del self._cached[key], self._key_of[uid]
             self._told_at.pop(uid, None)
+            self._logged.pop(uid, None)
             self._on_change(key)
 
     async def fill(self) -> None:

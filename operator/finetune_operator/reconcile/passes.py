@@ -72,11 +72,8 @@ class Reconciler:
         self._term = term
         self._confirmed_at = self._clock.now()
         self._judges_from = self._clock.now() + timedelta(seconds=self._settings.reconnect_seconds)
-        known = self._jobs.keys()
-        for key in known:
-            job = self._jobs.get(key)
-            if job is not None:
-                self._line.update(key, self._line_entry(job), self._clock.now())
+        for job in filter(None, map(self._jobs.get, self._jobs.keys())):
+            self._line.update(job.key, self._line_entry(job), self._clock.now())
 
     def confirm(self, seconds: float) -> None:
         """So many seconds ago the lease was ours: who said something before that said it to the leader."""
@@ -149,6 +146,7 @@ class Reconciler:
             num_placed_at_once=self._line.window.size,
             num_placed_beside=self._line.window.num_beside,
             freed_at=self._freed_at,
+            first_loss_at=self._line.first_loss(job.key[0], now),
             term=notes.term_for(self._term, sessions, self._confirmed_at),
             is_judging=now >= self._judges_from or have_all_spoken(job, pods, sessions),
             last_applied_error=notes.refusal,
@@ -204,7 +202,9 @@ class Reconciler:
         self._move_in_line(key, None if job is None else self._line_entry(job))
 
     def _line_entry(self, job: FineTuneJob) -> LineEntry | None:
-        entry = line_entry(job, self._members.observe(job), self._clock.now())
+        now = self._clock.now()
+        self._line.note_loss(job.key[0], job.status.replacing_since, now)
+        entry = line_entry(job, self._members.observe(job), now)
         return None if entry is None else replace(entry, priority=self._settings.caps.of(job))
 
     def _stand_aside(self, key: Key) -> None:

@@ -11,7 +11,11 @@ from finetune_operator.decide.answers.decision import Decision, Event
 from finetune_operator.decide.facts.observed import PodView, Session
 
 Key = tuple[str, str]
-REFUSALS = ("connection", "hello", "late", "message", "pace", "second", "token")  # what the channel refuses
+REFUSALS = {  # what each listener turns away
+    "channel": ("connection", "elsewhere", "hello", "late", "message", "pace", "second", "token"),
+    "webhook": ("busy", "connection", "late"),
+    "metrics": ("busy", "connection", "late"),
+}
 
 
 class Unavailable(Exception):

@@ -1,4 +1,7 @@
-"""Again and again while a store is away; what it refuses ends the job in the user's words, with the field or the Secret named."""
+"""Again and again while a store is away; what it refuses ends the job in the user's words, with the field or the Secret named.
+
+How long a gang may wait like this is the operator's to say: it is told every minute.
+"""
 
 import logging
 import time
@@ -10,7 +13,7 @@ from finetune_agent.preparing.digests import InputChanged
 from finetune_agent.stores.object_store import ObjectMissing, StoreRefused, StoreUnavailable
 from finetune_contract.backoff import Backoff
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.times import STORE_FIRST_BACKOFF_SECONDS, STORE_LONGEST_BACKOFF_SECONDS
+from finetune_contract.times import STORE_AWAY_AGAIN_SECONDS, STORE_FIRST_BACKOFF_SECONDS, STORE_LONGEST_BACKOFF_SECONDS
 
 _BACKOFF = Backoff(first_seconds=STORE_FIRST_BACKOFF_SECONDS, longest_seconds=STORE_LONGEST_BACKOFF_SECONDS)
 _CREDENTIALS_FIELD = "spec.storage.secretName"
@@ -19,8 +22,8 @@ _log = logging.getLogger(__name__)
 
 
 def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callable[[str], None], random: Random) -> _Result:
-    """What `attempt` gives; `warn` hears once that it must wait. Raises TrainingError (UserError) where waiting is of no use."""
-    num_failures, is_warned = 0, False
+    """What `attempt` gives; `warn` hears at once and every minute that it must wait. Raises TrainingError where waiting is of no use."""
+    num_failures, told_at = 0, float("-inf")
     while True:
         try:
             return attempt()
@@ -31,8 +34,8 @@ def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callab
             raise TrainingError(FailureClass.USER_ERROR, f"{field}: {error} does not exist; check the uri, or put it there") from error
         except (StoreUnavailable, InputChanged) as error:
             _log.warning("%s: %s; trying again", field, error)
-            if not is_warned:
+            if time.monotonic() - told_at >= STORE_AWAY_AGAIN_SECONDS:
+                told_at = time.monotonic()
                 warn(f"{field}: {error}; trying again until it answers")
-            is_warned = True
         num_failures += 1
         time.sleep(_BACKOFF.spread_after(num_failures, random))

@@ -25,6 +25,7 @@ from finetune_agent.tracking.tracking_check import check_tracking
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, FailureReport, TrainingError
 from finetune_contract.messages import Output, Warned, render_message
+from finetune_contract.reasons import STORE_AWAY
 from finetune_contract.state import InputDigests
 from finetune_contract.values import Value
 
@@ -89,7 +90,7 @@ class Transfer:
         return until_it_answers(field, attempt, warn=self._warn, random=self._random)
 
     def _warn(self, message: str) -> None:
-        self._tell(Warned(reason="StorageUnavailable", message=message))
+        self._tell(Warned(reason=STORE_AWAY, message=message))
 
     def _tell_bytes(self, over: threading.Event) -> None:
         while not over.wait(1.0):

@@ -89,6 +89,8 @@ class Session:
     probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
     storage: StorageState | None = None  # None: it did not try the store yet
     oldest_contract_version: int = 1
+    store_away_since: datetime | None = None  # it prepares, and says since then without a break that a store does not answer
+    store_away_at: datetime | None = None  # when it said so last
     rows_done: int | None = None  # while it makes tokens of the rows
     rows_total: int | None = None  # of all, estimated
 
@@ -131,6 +133,7 @@ class Observed:
     num_placed_at_once: int = 256  # gangs that may be in placement together while no pod lacks room
     num_placed_beside: int = 0  # more of them, each the first of its namespace
     freed_at: datetime | None = None  # when a member of any job gave room back last, as far as this operator saw it
+    first_loss_at: datetime | None = None  # of the running gangs of this namespace within half an hour
     term: int = 1
     is_judging: bool = True  # False inside the reconnect window after the lease was taken
     invalid_pod: str | None = None  # "422 Pod .. is invalid ..": what the API server will never take

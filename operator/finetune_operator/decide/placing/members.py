@@ -91,12 +91,15 @@ def fill_empty_places(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -
 
 
 def note_since_when_members_are_replaced(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
-    """From the first loss, and not anew for those within half an hour of it: a gang goes before others for a bounded time in all."""
+    """From the first loss, and not anew for those within half an hour of it: a gang goes before others for a bounded time in all.
+
+    The losses of all gangs of a namespace count together, so that a tenant with more jobs holds up the others for no longer.
+    """
     status, since = answer.status, answer.status.replacing_since
     if status.placement.placing_since is not None:
         return answer
     if num_to_replace(gang.job.spec.resources.nodes.min, status, gang.observed.pods) > 0:
-        since = since or gang.now
+        since = since or gang.observed.first_loss_at or gang.now
     elif since is not None and not timedelta(0) <= gang.now - since < timedelta(seconds=PRECEDENCE_AGAIN_SECONDS):
         since = None
     return replace(answer, status=changed(status, replacing_since=since))

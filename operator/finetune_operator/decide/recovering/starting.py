@@ -1,11 +1,13 @@
-"""Members that have a node and never start: their image cannot be pulled, a volume is missing, or their agent reaches nobody."""
+"""Members that have a node and never start: an image cannot be pulled, a volume is missing, or their agent reaches nobody or no store."""
 
 from datetime import timedelta
 
+from finetune_contract.messages import MemberPhase
+from finetune_contract.reasons import STORE_AWAY
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.observed import PodPhase
-from finetune_operator.times import SILENT_SECONDS
+from finetune_operator.times import SILENT_SECONDS, STORE_AWAY_SILENCE_SECONDS
 
 _MOUNTED = {"pvc": "PersistentVolumeClaim", "configmap": "ConfigMap"}  # by the scheme of a place
 
@@ -40,11 +42,26 @@ def never_started(gang: Gang, member: Member) -> bool:
     return gang.now - (pod.placed_at or pod.created_at) >= limit
 
 
+def waits_for_a_store(gang: Gang, member: Member) -> bool:
+    """For placement.startTimeoutSeconds without a break, as it says itself. A job that has trained waits: its state lies there."""
+    session = member.session
+    if gang.status.formation is not None or session is None or not member.is_connected or session.phase is not MemberPhase.PREPARING:
+        return False
+    if session.store_away_since is None or session.store_away_at is None:
+        return False
+    is_still_away = gang.now - session.store_away_at < timedelta(seconds=STORE_AWAY_SILENCE_SECONDS)
+    limit = timedelta(seconds=gang.job.spec.placement.start_timeout_seconds)
+    return is_still_away and gang.now - session.store_away_since >= limit
+
+
 def why_not_started(gang: Gang, member: Member) -> str:
     """For the user, with what to look at."""
     assert member.pod is not None
     seconds = gang.job.spec.placement.start_timeout_seconds
-    if member.pod.waiting is not None:
+    if member.session is not None:
+        told = [words for reason, words in member.session.warnings if reason == STORE_AWAY]
+        words = told[-1] if told else "a store does not answer"
+    elif member.pod.waiting is not None:
         words = member.pod.waiting
     elif member.pod.phase is PodPhase.RUNNING:
         words = "it is running and never connected to the operator; check NetworkPolicies between it and the Service finetune-channel"
