@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_operator.api.status import JobStatus, ProgressEntry
 from finetune_operator.decide.facts.observed import Session
 from finetune_operator.decide.reporting.goodput import advance

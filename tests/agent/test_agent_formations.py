@@ -10,8 +10,9 @@ from tests.agent.test_inputs import s3_config, upload
 from finetune_contract.commits import OutputManifest
 from finetune_contract.config import ModelConfig
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, PhaseChanged, Progress
+from finetune_contract.messages import Failed, Hello, Leaving, MemberPhase, PhaseChanged
 from finetune_contract.orders import Exit, Inspect
+from finetune_contract.reports import Committed, Progress
 
 
 async def test_a_gang_of_two_trains_to_a_published_adapter_and_exits_with_zero(tmp_path, coordinator, begin):

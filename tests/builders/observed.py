@@ -3,7 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_contract.messages import MemberPhase, Progress
+from finetune_contract.messages import MemberPhase
+from finetune_contract.reports import Progress
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.job import FineTuneJob, Metadata
 from finetune_operator.api.spec import FineTuneJobSpec

@@ -16,8 +16,9 @@ from finetune_contract.config import (
     TrainingConfig,
     speak_together,
 )
-from finetune_contract.messages import Hello, Progress, SlowRank
+from finetune_contract.messages import Hello
 from finetune_contract.orders import Overrides
+from finetune_contract.reports import Progress, SlowRank
 from finetune_contract.values import changed
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import ProgressEntry, StragglerEntry

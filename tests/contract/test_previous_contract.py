@@ -13,9 +13,10 @@ from tests.contract.absurd import FAILURE, FINISHED, HELLO, PROBED, PROGRESS
 
 from finetune_contract import orders
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
-from finetune_contract.messages import parse_from_agent, render_message
+from finetune_contract.messages import parse_from_agent
 from finetune_contract.orders import Overrides, Peer
 from finetune_contract.state import InputDigests, StateId
+from finetune_contract.values import render_message
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.rules import parse_job
 from finetune_operator.api.yaml_reader import read_documents

@@ -11,9 +11,12 @@ import pytest
 from tests.builders.machine import HANG_SECONDS
 from tests.coordinator.test_sessions import hello, progress
 
-from finetune_contract.messages import MemberPhase, PhaseChanged, render_message
+from finetune_contract.messages import MemberPhase, PhaseChanged
 from finetune_contract.orders import Exit, Probe, parse_order
-from finetune_operator.coordinator.server import Coordinator, MemberIdentity, TokenRefused, heartbeat_seconds
+from finetune_contract.values import render_message
+from finetune_operator.coordinator.handshake import heartbeat_seconds
+from finetune_operator.coordinator.identity import MemberIdentity, TokenRefused
+from finetune_operator.coordinator.server import Coordinator
 
 
 class WallClock:
@@ -182,7 +185,7 @@ async def test_the_last_progress_of_a_burst_wakes_the_job() -> None:
 
 
 async def test_a_silent_peer_is_given_up(monkeypatch) -> None:
-    monkeypatch.setattr("finetune_operator.coordinator.server.PING_SECONDS", 0.1)
+    monkeypatch.setattr("finetune_operator.coordinator.handshake.PING_SECONDS", 0.1)
     async with running() as bench, bench.connect(autoping=False) as agent:
         await agent.send_str(render_message(hello()))
         await until(bench.session)

@@ -11,10 +11,12 @@ from tests.builders.machine import HANG_SECONDS, slowness
 from tests.coordinator.test_channel import Bench, WallClock, by_name, until
 from tests.coordinator.test_sessions import hello, progress
 
-from finetune_contract.messages import Probed, StorageProblem, StorageState, render_message
+from finetune_contract.messages import Probed
 from finetune_contract.orders import Peer, Start, parse_order
-from finetune_operator.coordinator.connection import MemberIdentity
+from finetune_contract.reports import StorageProblem, StorageState
+from finetune_contract.values import render_message
 from finetune_operator.coordinator.door import DoorLimits
+from finetune_operator.coordinator.identity import MemberIdentity
 from finetune_operator.coordinator.pace import Bucket, MemberPace
 from finetune_operator.coordinator.server import Coordinator
 
@@ -22,7 +24,7 @@ from finetune_operator.coordinator.server import Coordinator
 @pytest.fixture(autouse=True)
 def clients_that_answer_no_ping_in_time(monkeypatch) -> None:
     """aiohttp's client answers pings only while it is read from, and these tests are about other things."""
-    monkeypatch.setattr("finetune_operator.coordinator.server.PING_SECONDS", 30.0)
+    monkeypatch.setattr("finetune_operator.coordinator.handshake.PING_SECONDS", 30.0)
 
 
 SMALL = DoorLimits(total=12, of_address=10, waiting=6, waiting_of_address=4, greet_seconds=HANG_SECONDS)

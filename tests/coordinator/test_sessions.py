@@ -6,20 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import (
-    Committed,
-    Failed,
-    Hello,
-    Leaving,
-    MemberPhase,
-    Output,
-    PhaseChanged,
-    Probed,
-    Progress,
-    StorageProblem,
-    StorageState,
-    Warned,
-)
+from finetune_contract.messages import Failed, Hello, Leaving, MemberPhase, PhaseChanged, Probed
+from finetune_contract.reports import Committed, Output, Progress, StorageProblem, StorageState, Warned
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.coordinator.sessions import SessionTable, greet, hear
 from finetune_operator.decide.facts.observed import Session

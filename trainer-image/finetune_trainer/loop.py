@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerProgress, WorkerWarning
 from finetune_contract.state import RunRecord, StateId
 from finetune_contract.values import changed

@@ -8,18 +8,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import singledispatch
 
-from finetune_contract.messages import (
-    Committed,
-    Failed,
-    FromAgent,
-    Hello,
-    Leaving,
-    PhaseChanged,
-    Probed,
-    Progress,
-    StorageState,
-    Warned,
-)
+from finetune_contract.messages import Failed, FromAgent, Hello, Leaving, PhaseChanged, Probed
+from finetune_contract.reports import Committed, Progress, StorageState, Warned
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.decide.facts.observed import Session
 

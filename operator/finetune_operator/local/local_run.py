@@ -22,7 +22,8 @@ from finetune_contract.values import changed
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.status import JobStatus
-from finetune_operator.coordinator.server import CHANNEL_PATH, Coordinator
+from finetune_operator.coordinator.handshake import CHANNEL_PATH
+from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.facts.observed import Session
 from finetune_operator.local.folders import RunFolders

@@ -15,7 +15,8 @@ from finetune_agent.tracking.messages import Outcome
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
 from finetune_contract.failures import FailureReport
 from finetune_contract.last_words import Finished
-from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Progress, StorageState
+from finetune_contract.messages import Failed, Hello, Leaving, MemberPhase, PhaseChanged
+from finetune_contract.reports import Committed, Output, Progress, StorageState, Warned
 from finetune_contract.run_order import WorkerPrepared
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import InputDigests, StateId, newest_state
@@ -96,6 +97,10 @@ class Voice:
 
     def say(self, message: Value) -> None:
         self._send(message)
+
+    def warn(self, warned: Warned) -> None:
+        _log.warning("%s: %s", warned.reason, warned.message)
+        self._send(warned)
 
     def enter(self, phase: MemberPhase, *, resumed_step: int | None = None, first_step_seconds: float | None = None) -> None:
         """Change the phase and tell it with all that belongs to it."""

@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from finetune_contract.failures import FailureReport
 from finetune_contract.last_words import Finished
-from finetune_contract.messages import MemberPhase, Output, Progress, StorageState
+from finetune_contract.messages import MemberPhase
+from finetune_contract.reports import Output, Progress, StorageState
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.job import FineTuneJob
 

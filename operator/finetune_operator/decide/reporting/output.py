@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from finetune_contract.messages import Output, Warned
+from finetune_contract.reports import Output, Warned
 from finetune_operator.decide.facts.gang import Gang, Member
 
 MAX_BYTES = 2**53

@@ -5,8 +5,8 @@ Progress alone is written at most every 15 s; anything else is written at once, 
 
 from datetime import datetime
 
-from finetune_contract.messages import Progress, Warned
 from finetune_contract.reasons import NEWS_REASONS
+from finetune_contract.reports import Progress, Warned
 from finetune_contract.values import changed
 from finetune_operator.api.job import LABEL_JOB_UID
 from finetune_operator.api.status import MAX_WARNINGS, CommitEntry, JobStatus, ProgressEntry, WarningEntry

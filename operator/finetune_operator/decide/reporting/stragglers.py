@@ -1,6 +1,6 @@
 """A rank that is slow step after step, told with the name of its member: in status while it lasts, as one warning for each formation."""
 
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_operator.api.status import StragglerEntry, WarningEntry
 from finetune_operator.decide.facts.gang import Gang
 
