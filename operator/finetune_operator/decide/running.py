@@ -17,7 +17,7 @@ from finetune_operator.decide.recovering import recoveries
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.decide.recovering.formation import form
 from finetune_operator.decide.recovering.orders import orders_of_formation, probes
-from finetune_operator.decide.recovering.starting import has_no_container_yet, what_it_mounts
+from finetune_operator.decide.recovering.starting import has_no_container_yet
 from finetune_operator.decide.recovering.trouble import seconds_until_unreachable
 from finetune_operator.times import PROBE_SECONDS, SILENT_SECONDS, WATCH_SECONDS
 
@@ -112,7 +112,7 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
         return "ContainerWaiting", f"{stuck.name}: {stuck.waiting}"
     bare = tuple(member for member in gang.members if has_no_container_yet(gang, member))
     if bare:
-        why = f"its image is still pulled, or one of what it mounts is missing ({what_it_mounts(gang.job)})"
+        why = f"its image is still pulled, or one of what it mounts is missing ({', '.join(gang.spec.mounted) or 'none'})"
         advice = f"{why}; see kubectl describe pod {bare[0].name}"
         return "NoContainer", f"{sentence_of(bare)} {_are(bare)} placed without a container; {advice}"
     if (foreign := next((member for member in gang.members if _speaks_no_common_version(member)), None)) is not None:

@@ -9,6 +9,7 @@ from finetune_contract.messages import MemberPhase
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import FormationEntry, JobStatus
+from finetune_operator.decide.facts.gang_spec import GangSpec, gang_spec
 from finetune_operator.decide.facts.observed import Observed, PodPhase, PodView, Session
 
 WORKING = frozenset({MemberPhase.STARTING, MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING})
@@ -74,6 +75,7 @@ class Gang:
 
     observed: Observed
     job: FineTuneJob
+    spec: GangSpec
     members: tuple[Member, ...]
     crew: tuple[Member, ...]
     strays: tuple[PodView, ...]  # not listed; of those that were, the ones in the crew take part until the next formation
@@ -89,7 +91,7 @@ class Gang:
 
     @property
     def num_wanted(self) -> int:
-        return self.job.spec.resources.nodes.max
+        return self.spec.max_nodes
 
     @property
     def active(self) -> FormationEntry | None:
@@ -153,7 +155,15 @@ def look(observed: Observed, job: FineTuneJob) -> Gang:
     listed_uids = {member.uid for member in listed.values()}
     awaited = {job.member_name(member.serial) for member in listed.values() if member.uid is None}
     strays = tuple(pod for pod in observed.pods if pod.uid not in listed_uids and pod.name not in awaited)
-    return Gang(observed=observed, job=job, members=tuple(members), crew=tuple(crew), strays=strays, spares=tuple(spares))
+    return Gang(
+        observed=observed,
+        job=job,
+        spec=gang_spec(job.spec),
+        members=tuple(members),
+        crew=tuple(crew),
+        strays=strays,
+        spares=tuple(spares),
+    )
 
 
 def member_uids(status: JobStatus, noted: Mapping[int, str]) -> frozenset[str]:

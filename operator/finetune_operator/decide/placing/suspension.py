@@ -16,7 +16,7 @@ _WHY = "the job is suspended"
 
 def suspend_a_suspended_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Stop and save, then delete every member; commits stay where they are. Who has not reconnected yet may have something to save."""
-    if not gang.job.spec.suspend:
+    if not gang.spec.is_suspended:
         return None
     since = _saving_since(gang) or gang.now
     seconds_left = SUSPEND_SAVE_SECONDS - (gang.now - since).total_seconds()

@@ -2,12 +2,9 @@
 
 from datetime import timedelta
 
-from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.observed import PodPhase
 from finetune_operator.times import SILENT_SECONDS
-
-_MOUNTED = {"pvc": "PersistentVolumeClaim", "configmap": "ConfigMap"}  # by the scheme of a place
 
 
 def has_no_container_yet(gang: Gang, member: Member) -> bool:
@@ -18,17 +15,6 @@ def has_no_container_yet(gang: Gang, member: Member) -> bool:
     return gang.now - pod.placed_at >= timedelta(seconds=SILENT_SECONDS)
 
 
-def what_it_mounts(job: FineTuneJob) -> str:
-    """Objects of the namespace without which no container of a member is created, for the user."""
-    spec = job.spec
-    names = {f"Secret {spec.storage.secret_name}"} if spec.storage.secret_name else set()
-    for uri in (spec.model.uri, spec.dataset.uri, spec.dataset.eval_uri, spec.checkpoint.uri, spec.output.uri):
-        scheme, _, path = (uri or "").partition("://")
-        if scheme in _MOUNTED:
-            names.add(f"{_MOUNTED[scheme]} {path.partition('/')[0]}")
-    return ", ".join(sorted(names)) or "none"
-
-
 def never_started(gang: Gang, member: Member) -> bool:
     """It has had a node for placement.startTimeoutSeconds and never opened its channel. Who was in a formation has started once."""
     pod = member.pod
@@ -36,14 +22,14 @@ def never_started(gang: Gang, member: Member) -> bool:
         return False
     if not gang.observed.is_judging or member.serial in {other.serial for other in gang.crew}:
         return False
-    limit = timedelta(seconds=gang.job.spec.placement.start_timeout_seconds)
+    limit = timedelta(seconds=gang.spec.start_timeout_seconds)
     return gang.now - (pod.placed_at or pod.created_at) >= limit
 
 
 def why_not_started(gang: Gang, member: Member) -> str:
     """For the user, with what to look at."""
     assert member.pod is not None
-    seconds = gang.job.spec.placement.start_timeout_seconds
+    seconds = gang.spec.start_timeout_seconds
     if member.pod.waiting is not None:
         words = member.pod.waiting
     elif member.pod.phase is PodPhase.RUNNING:

@@ -159,7 +159,7 @@ def leaves_by(gang: Gang, member: Member) -> datetime | None:
     pod, told = member.pod, None if member.session is None else member.session.leaving_until
     known = [until for until in (None if pod is None else pod.ends_at, told) if until is not None]
     if told is not None and pod is not None and not pod.is_deleting:
-        grace = timedelta(seconds=gang.job.spec.termination_grace_period_seconds)
+        grace = timedelta(seconds=gang.spec.grace_seconds)
         known.append(told - grace + timedelta(seconds=UNANNOUNCED_SECONDS))
     return min(known, default=None)
 
@@ -181,7 +181,7 @@ def _culprit(gang: Gang, member: Member, report: FailureReport) -> Member:
     """All ranks meet a value that is not finite, and say which of them made it."""
     if report.failure_class is not FailureClass.NOT_FINITE or report.rank is None:
         return member
-    node_rank = report.rank // gang.job.spec.resources.processes_per_node
+    node_rank = report.rank // gang.spec.processes_per_node
     return gang.crew[node_rank] if node_rank < len(gang.crew) else member
 
 

@@ -53,7 +53,7 @@ def _why_not_its_turn(gang: Gang, member: Member, formation: int) -> str | None:
 
 
 def _why_not_ours(gang: Gang, output: Output) -> str | None:
-    if output.uri != gang.job.spec.output.uri:
+    if output.uri != gang.spec.run.output_uri:
         return "the place that it names is not spec.output.uri"
     if not _SHA256.fullmatch(output.sha256):
         return "its digest is no SHA-256 of 64 hexadecimal digits"
