@@ -68,6 +68,16 @@ async def test_a_file_of_the_model_that_changed_between_two_formations_ends_the_
     assert f"{weights} was changed after it was checked" in words.message
 
 
+async def test_an_order_about_another_run_is_refused(tmp_path, coordinator, begin):
+    (member,) = await begin(a_config(tmp_path), "a")
+    await coordinator.until_phase("a", MemberPhase.READY)
+    await start_all([member], coordinator, formation=5, run="other")
+    await start_all([member], coordinator, formation=1, run=coordinator.heard("a", Hello)[-1].job_uid)
+    training = await coordinator.until_phase("a", MemberPhase.TRAINING, 1)
+    await coordinator.until(lambda: coordinator.heard("a", Progress))
+    assert {training.run, coordinator.heard("a", Progress)[0].run} == {coordinator.heard("a", Hello)[-1].job_uid}
+
+
 async def test_a_member_that_hands_over_keeps_the_step_that_its_peer_has_told(tmp_path, coordinator, begin):
     config = a_config(tmp_path, training=a_training(max_steps=100_000))
     members = await begin(config, "a", "b", FAKE_TRAINER="late snapshots")

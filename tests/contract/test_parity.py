@@ -31,8 +31,8 @@ ONLY_IN_SPEC = {
     "tracking.secret_name": "names a Secret that the pod mounts",
 }
 ONLY_IN_CONTRACT = {"training.adam_beta1", "training.adam_beta2", "training.adam_epsilon"}  # every job trains with the defaults
-NOT_IN_STATUS = {"type", "formation", "slowest"}  # the kind of message; status.formation; status.progress.straggler
-NOT_IN_METRICS = {"type", "formation", "slowest", "epoch", "first_loss"}  # follow from the step, or never move
+NOT_IN_STATUS = {"type", "run", "formation", "slowest"}  # the kind of message; the job itself; status.formation; status.progress.straggler
+NOT_IN_METRICS = {"type", "run", "formation", "slowest", "epoch", "first_loss"}  # follow from the step, or never move
 
 
 @pytest.mark.parametrize(

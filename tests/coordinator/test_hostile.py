@@ -116,7 +116,7 @@ async def test_probes_of_strangers_are_not_kept_and_a_flood_is_slowed() -> None:
         sending = asyncio.create_task(_send_all(loud, flood))
         started = time.monotonic()
         await quiet.send_str(render_message(progress(5)))
-        await until(lambda: world.bench.session("m2").progress)
+        await until(lambda: world.bench.session("m2").run.progress)
         assert time.monotonic() - started < 2.0 * slowness()
         assert world.bench.session("m1").unreachable_peers == frozenset()
         assert len(world.woken) < 60
@@ -138,7 +138,7 @@ async def test_a_store_that_flaps_changes_the_session_once_in_five_seconds() -> 
             reason = ("StorageUnavailable", "StorageRefused")[number % 2]
             await agent.send_str(render_message(StorageState(problem=StorageProblem(reason=reason, message=f"{number}"))))
             await asyncio.sleep(0.01)
-            states.append(world.bench.session().storage)
+            states.append(world.bench.session().run.storage)
         assert len({state.problem.message for state in states if state is not None}) <= 1 + (time.monotonic() - started) / 5
 
 
@@ -154,10 +154,10 @@ async def test_a_copied_token_does_not_push_the_member_out() -> None:
             await thief.send_str(render_message(hello(formation=9)))
             assert (await thief.receive(timeout=HANG_SECONDS)).extra == "this member is connected already"
         assert world.refused == ["second"]
-        assert world.bench.session().formation == 2
+        assert world.bench.session().run.formation == 2
         async with world.bench.connect() as again:
             await again.send_str(render_message(hello(formation=3)))
-            await until(lambda: world.bench.session().formation == 3)
+            await until(lambda: world.bench.session().run.formation == 3)
 
 
 async def test_all_members_of_a_formation_get_the_same_secret_and_nobody_else() -> None:

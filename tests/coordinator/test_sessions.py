@@ -10,7 +10,7 @@ from finetune_contract.messages import Failed, Hello, Leaving, MemberPhase, Phas
 from finetune_contract.reports import Committed, Output, Progress, StorageProblem, StorageState, Warned
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.coordinator.sessions import SessionTable, greet, hear
-from finetune_operator.decide.facts.observed import Session
+from finetune_operator.decide.facts.observed import RunFacts, Session
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 T1 = T0 + timedelta(seconds=5)
@@ -88,15 +88,20 @@ BAD = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="peer los
 def test_a_message_changes_its_own_part_of_the_session(message, field, value) -> None:
     before = greet(hello(snapshot=state(5), commit=state(4)), None, T0)
     after = hear(before, message, T1)
-    assert getattr(after, field) == value
+    assert getattr(after.run if hasattr(after.run, field) else after, field) == value
 
 
 def test_a_session_holds_everything_that_a_hello_and_a_session_both_know() -> None:
     said = hello(probe_port=4711, snapshot=state(5), commit=state(4), storage=AWAY)
-    shared = set(Hello.model_fields) & {field.name for field in fields(Session)}
-    assert {"probe_port", "port", "address", "snapshot", "inputs", "storage"} <= shared
     session = greet(said, None, T0)
-    assert {name: getattr(session, name) for name in shared} == {name: getattr(said, name) for name in shared}
+    for part, known in ((session, {"probe_port", "port", "address"}), (session.run, {"snapshot", "inputs", "storage"})):
+        shared = set(Hello.model_fields) & {field.name for field in fields(part)}
+        assert known <= shared
+        assert {name: getattr(part, name) for name in shared} == {name: getattr(said, name) for name in shared}
+
+
+def test_no_fact_is_one_of_the_member_and_of_the_run() -> None:
+    assert not {field.name for field in fields(Session)} & {field.name for field in fields(RunFacts)}
 
 
 def test_doubled_messages_change_nothing() -> None:
@@ -108,33 +113,33 @@ def test_doubled_messages_change_nothing() -> None:
 
 def test_an_older_step_does_not_turn_progress_back() -> None:
     ahead = hear(greet(hello(), None, T0), progress(7), T0)
-    assert hear(ahead, progress(3, formation=1), T1).progress == progress(7)
+    assert hear(ahead, progress(3, formation=1), T1).run.progress == progress(7)
 
 
 def test_the_evaluation_of_a_step_is_taken_and_is_no_new_step() -> None:
     trained = hear(greet(hello(), None, T0), progress(7), T0)
     evaluated = hear(trained, progress(7).model_copy(update={"eval_loss": 1.25}), T1)
-    assert evaluated.progress.eval_loss == 1.25
-    assert evaluated.progressed_at == T0
+    assert evaluated.run.progress.eval_loss == 1.25
+    assert evaluated.run.progressed_at == T0
 
 
 def test_a_new_formation_may_start_at_an_older_step() -> None:
     ahead = hear(greet(hello(), None, T0), progress(7), T0)
-    assert hear(ahead, progress(3, formation=3), T1).progress == progress(3, formation=3)
+    assert hear(ahead, progress(3, formation=3), T1).run.progress == progress(3, formation=3)
 
 
 def test_a_hello_again_keeps_when_progress_was_made_and_what_the_hello_cannot_say() -> None:
     first = hear(greet(hello(), None, T0), progress(7), T0)
     first = hear(first, Committed(state=state(6), key="k", num_bytes=3, seconds=0.1), T0)
     again = greet(hello(progress=progress(7), commit=state(6)), first, T1)
-    assert (again.progressed_at, again.commit_key, again.commit_num_bytes) == (T0, "k", 3)
+    assert (again.run.progressed_at, again.run.commit_key, again.run.commit_num_bytes) == (T0, "k", 3)
     assert again.changed_at == T1
 
 
 def test_the_same_words_about_a_newer_formation_are_a_new_failure() -> None:
     failed = hear(greet(hello(), None, T0), Failed(formation=2, report=BAD), T0)
-    assert greet(hello(formation=3, failure=BAD, failed_formation=2), failed, T1).failed_formation == 2
-    assert greet(hello(formation=3, failure=BAD, failed_formation=3), failed, T1).failed_formation == 3
+    assert greet(hello(formation=3, failure=BAD, failed_formation=2), failed, T1).run.failed_formation == 2
+    assert greet(hello(formation=3, failure=BAD, failed_formation=3), failed, T1).run.failed_formation == 3
 
 
 def test_a_lost_connection_keeps_the_session_until_it_is_forgotten() -> None:
@@ -142,7 +147,7 @@ def test_a_lost_connection_keeps_the_session_until_it_is_forgotten() -> None:
     table.greet(hello(), T0)
     table.disconnect("m1", T1)
     (session,) = table.of_job("job")
-    assert (session.is_connected, session.changed_at, session.phase) == (False, T1, MemberPhase.TRAINING)
+    assert (session.is_connected, session.changed_at, session.run.phase) == (False, T1, MemberPhase.TRAINING)
     table.forget("m1")
     assert table.of_job("job") == ()
     assert table.job_uids() == ()

@@ -1,6 +1,8 @@
 """The channel, upwards: what agents tell the coordinator. JSON, one message a frame, `type` tells which. Orders come down it.
 
 Lost and doubled messages are harmless: `hello` carries the whole state, orders carry (term, formation) and older ones are refused.
+A member belongs to one run, the job of its `hello`, and works in it. What is said of the run carries the run's id; what is said of the
+member, its address, its end and whom it reaches, does not.
 What an agent says is checked against the bounds of its fields: a message beyond them is refused whole.
 """
 
@@ -21,7 +23,7 @@ from finetune_contract.bounds import (
     Version,
 )
 from finetune_contract.failures import FailureReport
-from finetune_contract.reports import Committed, Output, Progress, StorageState, Warned
+from finetune_contract.reports import Committed, Output, Progress, RunId, StorageState, Warned
 from finetune_contract.state import InputDigests, StateId
 from finetune_contract.values import Value
 
@@ -72,6 +74,7 @@ class PhaseChanged(Value):
     """A member's phase changed. `formation` is the one the phase belongs to (0 while preparing)."""
 
     type: Literal["phase"] = "phase"
+    run: RunId = None
     phase: MemberPhase
     formation: FormationNumber
     bytes_done: Count | None = None
@@ -90,6 +93,7 @@ class Failed(Value):
     """Training ended by a failure on this member, or the member could not prepare."""
 
     type: Literal["failure"] = "failure"
+    run: RunId = None
     formation: FormationNumber
     report: FailureReport
     snapshot: StateId | None = None
@@ -110,9 +114,9 @@ class Probed(Value):
     reachable: bool
 
 
-FromAgent = Annotated[
-    Hello | PhaseChanged | Progress | Committed | Failed | Leaving | Probed | Warned | StorageState, Field(discriminator="type")
-]
+OfRun = PhaseChanged | Progress | Committed | Failed | Warned | StorageState  # they say which run they are about
+OfMember = Hello | Leaving | Probed
+FromAgent = Annotated[OfRun | OfMember, Field(discriminator="type")]
 
 _FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent, config=ConfigDict(hide_input_in_errors=True))
 

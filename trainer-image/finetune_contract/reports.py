@@ -19,12 +19,14 @@ from finetune_contract.bounds import (
     RealOrNone,
     Seconds,
     Step,
+    Uid,
     one_of,
 )
 from finetune_contract.reasons import OTHER_STORAGE, OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
 from finetune_contract.state import StateId
 from finetune_contract.values import Value
 
+RunId = Uid | None  # the uid of the job; None: the one that the member belongs to, as contract 1 says
 WarningReason = Annotated[str, Field(max_length=128), one_of(WARNING_REASONS, OTHER_WARNING)]
 StorageReason = Annotated[str, Field(max_length=128), one_of(STORAGE_REASONS, OTHER_STORAGE)]
 
@@ -42,6 +44,7 @@ class Progress(Value):
     """State of training after one optimizer step; sent by the agent with node rank 0 only. Times in seconds."""
 
     type: Literal["progress"] = "progress"
+    run: RunId = None
     formation: FormationNumber
     step: Step
     total_steps: Step
@@ -61,6 +64,7 @@ class Committed(Value):
     """A commit became complete in the store."""
 
     type: Literal["committed"] = "committed"
+    run: RunId = None
     state: StateId
     key: Key
     num_bytes: Count
@@ -78,6 +82,7 @@ class StorageState(Value):
     """Whether the store of the commits can be used, as this member found it last; told when it changes."""
 
     type: Literal["storage"] = "storage"
+    run: RunId = None
     problem: StorageProblem | None = None
 
 
@@ -95,5 +100,6 @@ class Warned(Value):
     """Something the user should know that ends nothing: idle ranks, numerics changed."""
 
     type: Literal["warned"] = "warned"
+    run: RunId = None
     reason: WarningReason  # CamelCase, used as the event's reason
     message: MessageText

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from finetune_contract.messages import Hello
+from finetune_contract.messages import FromAgent, Hello, OfRun
 
 
 class TokenRefused(Exception):
@@ -18,8 +18,11 @@ class MemberIdentity:
     job_uid: str
     addresses: frozenset[str] = frozenset()
 
-    def may_say(self, hello: Hello) -> bool:
-        return (hello.member_uid, hello.job_uid) == (self.member_uid, self.job_uid)
+    def may_say(self, message: FromAgent) -> bool:
+        """It is about this member, or about the run of its job. A member of contract 1 names no run and means that one."""
+        if isinstance(message, Hello):
+            return (message.member_uid, message.job_uid) == (self.member_uid, self.job_uid)
+        return not isinstance(message, OfRun) or message.run in {None, self.job_uid}
 
 
 Authenticate = Callable[[str], Awaitable[MemberIdentity]]  # raises TokenRefused

@@ -86,8 +86,9 @@ class Inbox:
         except ValidationError as error:
             self._refusals.note(uid, "message", f"a message was ignored: {describe(error)}")
             return
-        if isinstance(message, Hello) and not identity.may_say(message):
-            self._refusals.note(uid, "hello", "a hello was ignored: it names another member")
+        if not identity.may_say(message):
+            what = "hello" if isinstance(message, Hello) else "message"
+            self._refusals.note(uid, what, f"a {what} was ignored: it names another member or another run than its token")
             return
         if isinstance(message, StorageState):
             self._stores.setdefault(uid, StorageGate(lambda state: self._hear_storage(uid, job_uid, state))).offer(message)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from aiohttp import WSCloseCode, web
 
 from finetune_contract.messages import Hello
-from finetune_contract.orders import Order, Start
+from finetune_contract.orders import Commit, Order, Start, Stop
 from finetune_contract.values import changed
 from finetune_operator.coordinator.connection import Connection, may_take_over
 from finetune_operator.coordinator.door import DOOR_LIMITS, Door, DoorLimits
@@ -64,7 +64,7 @@ class Coordinator:
         connection = self._connections.get(member_uid)
         if connection is None:
             return
-        if not connection.put(order, self._clock.now(), lambda order: self._with_secret(connection.identity.job_uid, order)):
+        if not connection.put(order, self._clock.now(), lambda order: self._address(connection.identity.job_uid, order)):
             log.warning("member takes no orders, its channel is closed", extra={"member": member_uid})
             self._close(connection, "orders are not taken")
 
@@ -148,12 +148,12 @@ class Coordinator:
                 log.info("member disconnected", extra={"member": uid})
                 self._inbox.disconnect(connection.identity)
 
-    def _with_secret(self, job_uid: str, order: Order) -> Order:
-        """The same for all members of a formation, and never written anywhere."""
-        if not isinstance(order, Start):
-            return order
-        secret = hmac.new(self._store_key(), f"store of {job_uid}/{order.formation}".encode(), "sha256").hexdigest()
-        return changed(order, store_secret=secret)
+    def _address(self, run: str, order: Order) -> Order:
+        """Orders about a run name it. The secret of a start is the same for all members of a formation, and never written anywhere."""
+        if isinstance(order, Start):
+            secret = hmac.new(self._store_key(), f"store of {run}/{order.formation}".encode(), "sha256").hexdigest()
+            return changed(order, run=run, store_secret=secret)
+        return changed(order, run=run) if isinstance(order, Stop | Commit) else order
 
     def _close(self, connection: Connection, why: str) -> None:
         task = asyncio.get_running_loop().create_task(connection.close(why))

@@ -123,7 +123,7 @@ def _other_inputs(gang: Gang) -> Trouble | None:
     """A member that found other bytes than the first ones fails by name; it must never train."""
     pinned = gang.status.pinned.inputs if gang.status.pinned is not None else None
     ready = (member for member in gang.members if member.is_ready)
-    found = [(member, member.session.inputs) for member in ready if member.session is not None and member.session.inputs is not None]
+    found = [(member, member.run.inputs) for member in ready if member.run is not None and member.run.inputs is not None]
     if not found:
         return None
     first = pinned.digests() if pinned is not None else found[0][1]

@@ -68,8 +68,8 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
         if pending is not None and pending.total_seconds is None:
             return Phase.RECOVERING, "Starting", f"{pending.reason}; {nodes} starts"[:1024]
         return Phase.STARTING, "Starting", f"{nodes} starts{_rows_made(gang)}"
-    session = gang.crew[0].session if gang.crew and gang.active is not None and gang.active.number == entry.number else None
-    phase = Phase.TRAINING if session is None else _PHASE_OF.get(session.phase, Phase.TRAINING)
+    run = gang.crew[0].run if gang.crew and gang.active is not None and gang.active.number == entry.number else None
+    phase = Phase.TRAINING if run is None else _PHASE_OF.get(run.phase, Phase.TRAINING)
     blocked = _what_blocks(gang, status)
     if blocked is not None:
         return phase, blocked[0], f"{nodes} trains; {blocked[1]}"
@@ -78,8 +78,8 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
 
 def _rows_made(gang: Gang) -> str:
     """Of the member that has most before it: all wait for that one."""
-    told = [member.session for member in gang.crew if member.session is not None and member.session.rows_done is not None]
-    behind = min(told, key=lambda session: session.rows_done or 0, default=None)
+    told = [member.run for member in gang.crew if member.run is not None and member.run.rows_done is not None]
+    behind = min(told, key=lambda run: run.rows_done or 0, default=None)
     if behind is None:
         return ""
     total = f" of about {behind.rows_total}" if behind.rows_total is not None else ""

@@ -112,7 +112,7 @@ class LocalRun:
     @property
     def step(self) -> int:
         """The newest step that the newest formation reported; 0 before its first."""
-        reported = [session.progress for session in self.sessions if session.progress is not None]
+        reported = [session.run.progress for session in self.sessions if session.run.progress is not None]
         newest = max(reported, key=lambda progress: (progress.formation, progress.step), default=None)
         return 0 if newest is None else newest.step
 

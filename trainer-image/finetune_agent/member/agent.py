@@ -12,6 +12,7 @@ from finetune_agent.member.channel import Channel
 from finetune_agent.member.ending import Ending
 from finetune_agent.member.last_words import write_last_words
 from finetune_agent.member.probes import listen, port_of
+from finetune_agent.member.run_report import RunReport
 from finetune_agent.member.taken_orders import TakenOrders
 from finetune_agent.member.tasks import Tasks
 from finetune_agent.member.training import Training
@@ -44,16 +45,21 @@ class Agent:
         self._tasks = Tasks(self._fail)
         self._channel = Channel(folder=settings.channel_folder, token_file=settings.token_file, random=random)
         self._tracking = Tracking(is_wanted=bool(config.tracking.report_to), tmp_folder=settings.tmp_folder, hear=self._hear)
-        self._voice = Voice(
-            settings=settings, job_uid=config.job.uid, slots=slots, send=self._channel.send, tracking=self._tracking, random=random
+        self._run = RunReport(
+            uid=config.job.uid,
+            slots=slots,
+            send=self._channel.send,
+            tracking=self._tracking,
+            termination_log=settings.termination_log,
         )
+        self._voice = Voice(settings=settings, run=self._run, send=self._channel.send, random=random)
         self._workers = Workers(settings=settings, environment=environment, slots_fd=slots_fd, beat_fd=beat_fd)
         self._uploads = Uploads(slots_fd=slots_fd, hear=self._hear)
         self._training = Training(
             config=config,
             settings=settings,
             beat=beat,
-            voice=self._voice,
+            run=self._run,
             workers=self._workers,
             uploads=self._uploads,
             tasks=self._tasks,
@@ -61,12 +67,13 @@ class Agent:
         self._ending = Ending(
             settings=settings,
             voice=self._voice,
+            run=self._run,
             training=self._training,
             uploads=self._uploads,
             tasks=self._tasks,
         )
         self._orders = TakenOrders(
-            voice=self._voice, training=self._training, uploads=self._uploads, ending=self._ending, tasks=self._tasks
+            voice=self._voice, run=self._run, training=self._training, uploads=self._uploads, ending=self._ending, tasks=self._tasks
         )
 
     async def run(self) -> int:
@@ -89,7 +96,7 @@ class Agent:
             server.close()
             await self._tasks.cancel()
             seconds = PUBLISH_SECONDS if self._ending.is_leaving else TRACKING_FAREWELL_SECONDS
-            await self._tracking.close(self._voice.outcome, seconds=seconds)
+            await self._tracking.close(self._run.outcome, seconds=seconds)
             await self._uploads.close()
             await self._workers.close()
             await self._workers.end()
@@ -99,35 +106,35 @@ class Agent:
 
     def _hear(self, report: Unasked) -> None:
         if isinstance(report, Committed):
-            self._voice.committed(report)
+            self._run.committed(report)
         elif isinstance(report, StorageState):
-            self._voice.storage_changed(report)
+            self._run.storage_changed(report)
         else:
-            self._voice.warn(report)
+            self._run.warn(report)
 
     def _fail(self, error: BaseException) -> None:
         """A part of the agent ended by an error: nobody knows what is left of this member."""
         _log.error("a part of the agent failed", exc_info=error)
         message = error.message if isinstance(error, TrainingError) else f"the agent failed: {type(error).__name__}: {error}"
         report = FailureReport(failure_class=FailureClass.INTERNAL, message=message)
-        self._voice.fail(report)
+        self._run.fail(report)
         self._ending.end(ExitCode.FAILED, report)
 
     async def _prepare(self) -> None:
-        self._voice.enter(MemberPhase.PREPARING)
+        self._run.enter(MemberPhase.PREPARING)
         try:
-            done = await transfer_inputs(tell_bytes=self._voice.prepared, warn=self._voice.warn)
+            done = await transfer_inputs(tell_bytes=self._run.prepared, warn=self._run.warn)
         except TrainingError as error:
             report = FailureReport(failure_class=error.failure_class, message=error.message)
             write_last_words(self._settings.termination_log, report)
-            self._voice.fail(report)
-            self._voice.enter(MemberPhase.FAILED)
+            self._run.fail(report)
+            self._run.enter(MemberPhase.FAILED)
             return
         if done.output is not None:
-            self._voice.publish(done.output)
-            self._voice.enter(MemberPhase.FINISHED)
+            self._run.publish(done.output)
+            self._run.enter(MemberPhase.FINISHED)
             return
         await self._workers.wait_ready()
         assert done.inputs is not None
         self._training.provide(done.inputs)
-        self._voice.enter(MemberPhase.READY)
+        self._run.enter(MemberPhase.READY)

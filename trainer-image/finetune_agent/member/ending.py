@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from finetune_agent.member.last_words import write_last_words
+from finetune_agent.member.run_report import RunReport
 from finetune_agent.member.tasks import Tasks
 from finetune_agent.member.training import Training
 from finetune_agent.member.voice import Voice
@@ -24,8 +25,9 @@ _log = logging.getLogger(__name__)
 class Ending:
     """Made inside the loop. `code` is there when the member may end; the first one stays."""
 
-    def __init__(self, *, settings: Settings, voice: Voice, training: Training, uploads: Uploads, tasks: Tasks) -> None:
-        self._settings, self._voice, self._training, self._uploads, self._tasks = settings, voice, training, uploads, tasks
+    def __init__(self, *, settings: Settings, voice: Voice, run: RunReport, training: Training, uploads: Uploads, tasks: Tasks) -> None:
+        self._settings, self._voice, self._run = settings, voice, run
+        self._training, self._uploads, self._tasks = training, uploads, tasks
         self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.is_leaving = False
 
@@ -38,10 +40,10 @@ class Ending:
     def exit(self, why: str) -> None:
         """The coordinator has no work for this member any more."""
         _log.info("exit: %s", why, extra={"order": "exit"})
-        if self._voice.phase is MemberPhase.FINISHED:
+        if self._run.phase is MemberPhase.FINISHED:
             self.end(ExitCode.FINISHED)
-        elif self._voice.failure is not None:
-            self.end(ExitCode.LEAVING, self._voice.failure)
+        elif self._run.failure is not None:
+            self.end(ExitCode.LEAVING, self._run.failure)
         else:
             self.end(ExitCode.LEAVING, FailureReport(failure_class=FailureClass.DISRUPTED, message=f"told to exit: {why}"))
 
@@ -60,13 +62,13 @@ class Ending:
         await self._training.wait(self._settings.grace_seconds - LAST_SAVE_SECONDS)
         await self._training.end()
         await asyncio.wait({early}, timeout=max(deadline - clock() - PUBLISH_SECONDS, 0))
-        if self._voice.is_behind:
+        if self._run.is_behind:
             await self._uploads.commit_newest(max(deadline - clock() - PUBLISH_SECONDS, 0))
-        if self._voice.phase is MemberPhase.FINISHED:
+        if self._run.phase is MemberPhase.FINISHED:
             self.end(ExitCode.FINISHED)
             return
-        if self._voice.is_behind:
-            self._voice.warn(Warned(reason="CommitLate", message=self._voice.describe_lag()))
+        if self._run.is_behind:
+            self._run.warn(Warned(reason="CommitLate", message=self._run.describe_lag()))
         self.end(ExitCode.LEAVING, FailureReport(failure_class=FailureClass.DISRUPTED, message="the member was told to end (SIGTERM)"))
 
     async def _commit_quietly(self, seconds: float) -> None:
@@ -80,10 +82,10 @@ class Ending:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(1.0)
-            lost, phase = lost_at(), self._voice.phase
+            lost, phase = lost_at(), self._run.phase
             is_idle = phase is MemberPhase.FINISHED or (phase is MemberPhase.FAILED and not self._training.has_inputs)
-            if not is_idle or lost is None or clock() - max(lost, self._voice.changed_at) < ALONE_SECONDS:
+            if not is_idle or lost is None or clock() - max(lost, self._run.changed_at) < ALONE_SECONDS:
                 continue
             _log.info("no coordinator for %.0f s and nothing left to do", ALONE_SECONDS)
-            self.end(ExitCode.FINISHED if phase is MemberPhase.FINISHED else ExitCode.FAILED, self._voice.failure)
+            self.end(ExitCode.FINISHED if phase is MemberPhase.FINISHED else ExitCode.FAILED, self._run.failure)
             return

@@ -10,8 +10,8 @@ from finetune_agent.launching.messages import LauncherEnded, LaunchEvent, Launch
 from finetune_agent.member.beat_watch import BeatWatch
 from finetune_agent.member.progress_gate import ProgressGate
 from finetune_agent.member.ranks import Ranks
+from finetune_agent.member.run_report import RunReport
 from finetune_agent.member.stopped import StopWatch
-from finetune_agent.member.voice import Voice
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import MemberPhase
@@ -40,10 +40,10 @@ _PHASES = {
 class Following:
     """`run` once. `ranks` is kept up to date; `exported` is there when rank 0 has written the adapter."""
 
-    def __init__(self, launch: Launch, *, ranks: Ranks, beat: Beat, voice: Voice) -> None:
-        self._launch, self._ranks, self._voice = launch, ranks, voice
+    def __init__(self, launch: Launch, *, ranks: Ranks, beat: Beat, run: RunReport) -> None:
+        self._launch, self._ranks, self._run = launch, ranks, run
         self._watch = BeatWatch(beat=beat, num_local=ranks.num_local, clock=asyncio.get_running_loop().time)
-        self._gate = ProgressGate(tell=voice.say)
+        self._gate = ProgressGate(tell=run.tell)
         self._resumed_step: int | None = None
         self._loaded_at: float | None = None
         self._first_step_seconds: float | None = None
@@ -84,14 +84,14 @@ class Following:
         elif isinstance(event, WorkerPhase):
             self._enter(event)
         elif isinstance(event, WorkerPrepared):
-            self._voice.made_tokens(event)
+            self._run.made_tokens(event)
         elif isinstance(event, WorkerProgress):
-            self._voice.stepped(event.progress)
+            self._run.stepped(event.progress)
             self._gate.offer(event.progress)
         elif isinstance(event, WorkerFailure):
             self._ranks.add(event.report)
         elif isinstance(event, WorkerWarning):
-            self._voice.say(Warned(reason=event.reason, message=event.message))
+            self._run.tell(Warned(reason=event.reason, message=event.message))
         elif isinstance(event, WorkerExported):
             self.exported = event
         elif isinstance(event, WorkerDone):
@@ -102,7 +102,7 @@ class Following:
         self._resumed_step = event.resumed_step if event.resumed_step is not None else self._resumed_step
         self._time_the_first_step(event)
         phase, is_training = _PHASES[event.phase], event.phase == "training"
-        self._voice.enter(
+        self._run.enter(
             phase,
             resumed_step=self._resumed_step if is_training else None,
             first_step_seconds=self._first_step_seconds if is_training else None,

@@ -10,8 +10,8 @@ from finetune_agent.launching.client import Workers
 from finetune_agent.member.between_steps import stop_between_steps
 from finetune_agent.member.following import Following
 from finetune_agent.member.ranks import Ranks
+from finetune_agent.member.run_report import RunReport
 from finetune_agent.member.starting import fetch_newer_commit, make_run_order, output_folder, refuse_other_inputs
-from finetune_agent.member.voice import Voice
 from finetune_agent.preparing.messages import ReadyInputs
 from finetune_agent.settings import Settings
 from finetune_agent.uploading.client import Uploads
@@ -28,11 +28,19 @@ class Formation:
     """`run` once. All parts are the agent's; a formation owns only its launch."""
 
     def __init__(
-        self, start: Start, *, config: JobConfig, settings: Settings, inputs: ReadyInputs, voice: Voice, workers: Workers, uploads: Uploads
+        self,
+        start: Start,
+        *,
+        config: JobConfig,
+        settings: Settings,
+        inputs: ReadyInputs,
+        run: RunReport,
+        workers: Workers,
+        uploads: Uploads,
     ) -> None:
         self.start = start
         self._config, self._settings, self._inputs = config, settings, inputs
-        self._voice, self._workers, self._uploads = voice, workers, uploads
+        self._run, self._workers, self._uploads = run, workers, uploads
         num_local = config.gang.processes_per_node
         self._ranks = Ranks(num_local=num_local, first=start.node_rank * num_local)
         self.is_handed_over = False  # another formation takes over while this one trains
@@ -40,18 +48,16 @@ class Formation:
     async def run(self, beat: Beat) -> None:
         start, digests = self.start, self._inputs.digests
         try:
-            self._voice.enter(MemberPhase.STARTING)
+            self._run.enter(MemberPhase.STARTING)
             refuse_other_inputs(start.inputs, digests, self._config)
-            resumed_from = await fetch_newer_commit(
-                start, self._voice.snapshot, uploads=self._uploads, inputs=digests, warn=self._voice.say
-            )
+            resumed_from = await fetch_newer_commit(start, self._run.snapshot, uploads=self._uploads, inputs=digests, warn=self._run.tell)
             order = make_run_order(start, config=self._config, settings=self._settings, inputs=self._inputs)
             launch = await self._workers.launch(order)
             if start.node_rank == 0:
                 self._uploads.follow(start.formation, resumed_from)
             else:
                 self._uploads.rest()
-            following = Following(launch, ranks=self._ranks, beat=beat, voice=self._voice)
+            following = Following(launch, ranks=self._ranks, beat=beat, run=self._run)
             report = await following.run()
             if report is None:
                 await self._finish(following.exported)
@@ -73,9 +79,9 @@ class Formation:
         if self.start.node_rank == 0:
             if exported is None:
                 raise TrainingError(FailureClass.INTERNAL, "all ranks are done, but rank 0 did not say where the adapter is")
-            self._voice.enter(MemberPhase.EXPORTING)
-            self._voice.publish(await self._uploads.publish(lambda number: self._publish_request(number, exported)))
-        self._voice.enter(MemberPhase.FINISHED)
+            self._run.enter(MemberPhase.EXPORTING)
+            self._run.publish(await self._uploads.publish(lambda number: self._publish_request(number, exported)))
+        self._run.enter(MemberPhase.FINISHED)
 
     def _publish_request(self, number: int, exported: WorkerExported) -> Publish:
         return Publish(
@@ -91,9 +97,9 @@ class Formation:
         )
 
     async def _fail(self, report: FailureReport) -> None:
-        self._voice.fail(report)
+        self._run.fail(report)
         await self._end_workers()
-        self._voice.enter(MemberPhase.FAILED)
+        self._run.enter(MemberPhase.FAILED)
 
     async def _end_workers(self) -> None:
-        await self._workers.end(spared_trees=tuple(pid for pid in (self._uploads.pid, self._voice.tracking.pid) if pid is not None))
+        await self._workers.end(spared_trees=tuple(pid for pid in (self._uploads.pid, self._run.tracking.pid) if pid is not None))

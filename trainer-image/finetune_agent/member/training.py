@@ -4,9 +4,9 @@ import asyncio
 
 from finetune_agent.launching.client import Workers
 from finetune_agent.member.formation import Formation
+from finetune_agent.member.run_report import RunReport
 from finetune_agent.member.seals import Seals, find_broken, seal
 from finetune_agent.member.tasks import Tasks
-from finetune_agent.member.voice import Voice
 from finetune_agent.preparing.messages import ReadyInputs
 from finetune_agent.settings import Settings
 from finetune_agent.uploading.client import Uploads
@@ -19,10 +19,10 @@ class Training:
     """Nothing can be trained before `provide`. The parts are the agent's."""
 
     def __init__(
-        self, *, config: JobConfig, settings: Settings, beat: Beat, voice: Voice, workers: Workers, uploads: Uploads, tasks: Tasks
+        self, *, config: JobConfig, settings: Settings, beat: Beat, run: RunReport, workers: Workers, uploads: Uploads, tasks: Tasks
     ) -> None:
         self._config, self._settings, self._beat = config, settings, beat
-        self._voice, self._workers, self._uploads, self._tasks = voice, workers, uploads, tasks
+        self._run, self._workers, self._uploads, self._tasks = run, workers, uploads, tasks
         self._inputs: ReadyInputs | None = None
         self._seals: Seals = {}
         self._formation: Formation | None = None
@@ -34,7 +34,7 @@ class Training:
         return self._inputs is not None
 
     def provide(self, inputs: ReadyInputs) -> None:
-        self._inputs, self._voice.inputs, self._seals = inputs, inputs.digests, seal(inputs)
+        self._inputs, self._run.inputs, self._seals = inputs, inputs.digests, seal(inputs)
 
     def find_broken_input(self) -> str | None:
         """Which input is not what it was when it was provided."""
@@ -45,16 +45,16 @@ class Training:
         if self._formation is not None:
             self._formation.is_handed_over = True
         await self.end()
-        self._voice.formation, self._voice.failure, self._voice.progress = order.formation, None, None
+        self._run.formation, self._run.failure, self._run.progress = order.formation, None, None
         self.is_saver = order.node_rank == 0
         if not self.is_saver:
-            self._voice.tracking.pause()
+            self._run.tracking.pause()
         self._formation = Formation(
             order,
             config=self._config,
             settings=self._settings,
             inputs=self._inputs,
-            voice=self._voice,
+            run=self._run,
             workers=self._workers,
             uploads=self._uploads,
         )

@@ -139,7 +139,7 @@ def _is_usable(gang: Gang, spare: Member) -> bool:
 def _has_other_inputs(gang: Gang, spare: Member) -> bool:
     """It must never train; and it must not end a job that trains without it."""
     pinned = None if gang.status.pinned is None else gang.status.pinned.inputs
-    found = None if spare.session is None else spare.session.inputs
+    found = None if spare.run is None else spare.run.inputs
     return pinned is not None and found is not None and pinned.digests() != found
 
 

@@ -56,7 +56,7 @@ def resume_point(gang: Gang, crew: tuple[Member, ...]) -> Resume:
     held = newest_state(*(member.newest_held for member in crew))
     last = gang.status.last_commit
     written = None if last is None else StateId(formation=last.formation, step=last.step)
-    commit = newest_state(written, *(session.commit for session in gang.observed.sessions))
+    commit = newest_state(written, *(session.run.commit for session in gang.observed.sessions))
     newest = newest_state(commit, held)
     if newest is None or held is None or held.order < newest.order:
         return Resume(state=newest, holder=None)
@@ -67,8 +67,8 @@ def next_number(gang: Gang) -> int:
     """Greater than every formation that anybody has seen."""
     seen = [gang.status.last_formation, gang.status.last_commit.formation if gang.status.last_commit is not None else 0]
     for session in gang.observed.sessions:
-        seen.append(session.formation)
-        seen += [state.formation for state in (session.commit, session.snapshot) if state is not None]
+        seen.append(session.run.formation)
+        seen += [state.formation for state in (session.run.commit, session.run.snapshot) if state is not None]
     return 1 + max(seen)
 
 

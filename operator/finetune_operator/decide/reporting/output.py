@@ -28,8 +28,8 @@ def refused_outputs(gang: Gang) -> tuple[Warned, ...]:
 def _said(gang: Gang) -> Iterator[tuple[Member, int, Output]]:
     """Member, formation and output, of those that are connected and of those that ended unwatched."""
     for member in gang.everyone:
-        if member.session is not None and member.session.output is not None:
-            yield member, member.session.formation, member.session.output
+        if member.run is not None and member.run.output is not None:
+            yield member, member.run.formation, member.run.output
         if member.pod is not None and member.pod.finished is not None:
             yield member, member.pod.finished.formation, member.pod.finished.output
 
