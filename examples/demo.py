@@ -121,7 +121,7 @@ def _last_event(run: LocalRun) -> str:
 
 async def _kill_half_way(run: LocalRun) -> int:
     def is_half_way(run: LocalRun) -> bool:
-        totals = [session.progress.total_steps for session in run.sessions if session.progress is not None]
+        totals = [session.run.progress.total_steps for session in run.sessions if session.run.progress is not None]
         return bool(totals) and 2 * run.step >= max(totals)
 
     await run.wait_until("half of the steps", lambda run: run.status.is_ended or is_half_way(run), deadline_seconds=RUN_SECONDS)

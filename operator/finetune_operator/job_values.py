@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_operator.api.status import JobStatus, ProgressEntry
 from finetune_operator.decide.facts.observed import Session
 from finetune_operator.decide.reporting.goodput import advance
@@ -33,7 +33,7 @@ class Reading:
 def newest_reading(status: JobStatus, sessions: tuple[Session, ...]) -> Reading | None:
     """What was reported last; None before the first step."""
     readings = [_reading(status.progress, status.progress.updated_at)] if status.progress else []
-    readings += [_reading(one.progress, one.progressed_at) for one in sessions if one.progress and one.progressed_at]
+    readings += [_reading(one.run.progress, one.run.progressed_at) for one in sessions if one.run.progress and one.run.progressed_at]
     return max(readings, key=lambda reading: reading.at, default=None)
 
 
@@ -80,7 +80,7 @@ SERIES = {
 
 def newest_committed_step(status: JobStatus, sessions: tuple[Session, ...]) -> int:
     """0 before the first commit."""
-    said = [one.commit for one in sessions if one.commit is not None]
+    said = [one.run.commit for one in sessions if one.run.commit is not None]
     newest = max((commit.order for commit in said), default=(0, 0))
     return max(newest, (status.last_commit.formation, status.last_commit.step) if status.last_commit else (0, 0))[1]
 

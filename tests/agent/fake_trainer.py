@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerFailure, WorkerPhase, WorkerProgress
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import InputDigests, NumericsKey, RunRecord, StateId, newest_state

@@ -12,8 +12,9 @@ from tests.builders.machine import HANG_SECONDS
 
 from finetune_agent.processes.proc_tree import die_with_parent
 from finetune_contract.config import JobConfig
-from finetune_contract.messages import Hello, MemberPhase, PhaseChanged, parse_from_agent, render_message
+from finetune_contract.messages import Hello, MemberPhase, PhaseChanged, parse_from_agent
 from finetune_contract.orders import Peer, Start
+from finetune_contract.values import render_message
 
 HERE = Path(__file__).parent
 

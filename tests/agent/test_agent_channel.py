@@ -12,8 +12,9 @@ from tests.agent.members import FakeCoordinator, write_channel
 from tests.builders.machine import slowness
 
 from finetune_agent.member.channel import Channel
-from finetune_contract.messages import Hello, MemberPhase, Probed, Warned
+from finetune_contract.messages import Hello, MemberPhase, Probed
 from finetune_contract.orders import Exit, Probe
+from finetune_contract.reports import Warned
 
 
 def a_hello(term: int = 0) -> Hello:
@@ -40,12 +41,10 @@ async def channel(tmp_path, coordinator):
     running = Channel(
         folder=write_channel(tmp_path / "channel", coordinator.port),
         token_file=tmp_path / "token",
-        hello=lambda: next(hellos),
-        obey=orders.put_nowait,
         random=Random(0),
     )
     running.orders = orders
-    task = asyncio.create_task(running.run())
+    task = asyncio.create_task(running.run(hello=lambda: next(hellos), obey=orders.put_nowait))
     yield running
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -11,8 +11,9 @@ from tests.builders.machine import slowness
 
 from finetune_agent.processes.proc_tree import below, read_processes
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Committed, Failed, MemberPhase, Progress, Warned
+from finetune_contract.messages import Failed, MemberPhase
 from finetune_contract.orders import Stop
+from finetune_contract.reports import Committed, Progress, Warned
 
 ENDLESS = a_training(max_steps=100_000)
 

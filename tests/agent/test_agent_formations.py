@@ -10,8 +10,9 @@ from tests.agent.test_inputs import s3_config, upload
 from finetune_contract.commits import OutputManifest
 from finetune_contract.config import ModelConfig
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, PhaseChanged, Progress
+from finetune_contract.messages import Failed, Hello, Leaving, MemberPhase, PhaseChanged
 from finetune_contract.orders import Exit, Inspect
+from finetune_contract.reports import Committed, Progress
 
 
 async def test_a_gang_of_two_trains_to_a_published_adapter_and_exits_with_zero(tmp_path, coordinator, begin):
@@ -65,6 +66,16 @@ async def test_a_file_of_the_model_that_changed_between_two_formations_ends_the_
     words = FailureReport.model_validate_json((member.folder / "last-words").read_text())
     assert words.failure_class is FailureClass.INFRASTRUCTURE
     assert f"{weights} was changed after it was checked" in words.message
+
+
+async def test_an_order_about_another_run_is_refused(tmp_path, coordinator, begin):
+    (member,) = await begin(a_config(tmp_path), "a")
+    await coordinator.until_phase("a", MemberPhase.READY)
+    await start_all([member], coordinator, formation=5, run="other")
+    await start_all([member], coordinator, formation=1, run=coordinator.heard("a", Hello)[-1].job_uid)
+    training = await coordinator.until_phase("a", MemberPhase.TRAINING, 1)
+    await coordinator.until(lambda: coordinator.heard("a", Progress))
+    assert {training.run, coordinator.heard("a", Progress)[0].run} == {coordinator.heard("a", Hello)[-1].job_uid}
 
 
 async def test_a_member_that_hands_over_keeps_the_step_that_its_peer_has_told(tmp_path, coordinator, begin):

@@ -17,7 +17,7 @@ from finetune_agent.settings import SettingMissing, read_settings
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.last_words import MAX_BYTES
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_contract.run_order import WorkerPhase
 
 

@@ -18,7 +18,7 @@ from finetune_agent.uploading.publish import publish, read_output_manifest
 from finetune_contract.commits import manifest_key, state_key
 from finetune_contract.config import OutputConfig
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.messages import Committed, StorageState, Warned
+from finetune_contract.reports import Committed, StorageState, Warned
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import InputDigests, StateId
 

@@ -30,8 +30,8 @@ from finetune_agent.uploading.messages import Publish
 from finetune_agent.uploading.publish import publish
 from finetune_contract.config import CheckpointConfig, DatasetConfig, JobIdentity, ModelConfig, OutputConfig, StorageConfig
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.messages import Warned
 from finetune_contract.places import parse_place
+from finetune_contract.reports import Warned
 from finetune_contract.run_order import RowsInputs
 
 

@@ -15,8 +15,8 @@ from tests.agent.object_stores import an_s3_store, write_credentials
 from tests.agent.test_inputs import a_transfer, s3_config, upload
 from tests.builders.texts import texts
 
-from finetune_agent.preparing.digests import is_model_file
 from finetune_agent.preparing.fetch import Fetch
+from finetune_agent.preparing.model_files import is_model_file
 from finetune_agent.settings import Reach
 from finetune_agent.stores import open_store as places
 from finetune_agent.stores.credentials import CredentialFiles

@@ -20,7 +20,7 @@ from finetune_agent.tracking.tracker import Tracker
 from finetune_agent.tracking.tracking_check import check_tracking
 from finetune_contract.config import JobConfig, TrackingConfig
 from finetune_contract.failures import TrainingError
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 
 WANDB = TrackingConfig(report_to=("wandb",), project="finetune", entity=None, endpoint=None)
 

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_contract.messages import MemberPhase, Progress
+from finetune_contract.messages import MemberPhase
+from finetune_contract.reports import Progress
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.job import FineTuneJob, Metadata
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberEntry, Pinned, PinnedInputs, Placement, Recovery
 from finetune_operator.decide.facts.gang import Gang, look
-from finetune_operator.decide.facts.observed import LineEntry, Observed, PodPhase, PodView, Session
+from finetune_operator.decide.facts.observed import LineEntry, Observed, PodPhase, PodView, RunFacts, Session
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 INPUTS = InputDigests(model="m" * 64, dataset="d" * 64)
@@ -61,13 +62,8 @@ def some_progress(**changes) -> Progress:
 
 
 def a_session(serial: int, **changes) -> Session:
-    session = Session(
-        member_uid=uid_of(serial),
-        is_connected=True,
-        changed_at=ago(90),
-        contract_version=1,
-        address=f"10.0.0.{serial}",
-        port=29500,
+    run = RunFacts(
+        uid="ab12cd",
         phase=MemberPhase.TRAINING,
         formation=1,
         phase_at=ago(50),
@@ -83,10 +79,25 @@ def a_session(serial: int, **changes) -> Session:
         output=None,
         resumed_step=0,
         first_step_seconds=None,
-        leaving_until=None,
-        probe_port=7000,
     )
-    return replace(session, **changes)
+    session = Session(
+        member_uid=uid_of(serial),
+        is_connected=True,
+        changed_at=ago(90),
+        contract_version=1,
+        address=f"10.0.0.{serial}",
+        port=29500,
+        probe_port=7000,
+        leaving_until=None,
+        run=run,
+    )
+    return changed_session(session, **changes)
+
+
+def changed_session(session: Session, **changes) -> Session:
+    """Each field where it belongs: to the run, or to the member."""
+    of_run = {name: changes.pop(name) for name in tuple(changes) if name in RunFacts.__dataclass_fields__}
+    return replace(session, run=replace(session.run, **of_run), **changes)
 
 
 def a_formation(**changes) -> FormationEntry:

@@ -16,8 +16,9 @@ from tests.contract.absurd import ABSURD, FAILURE, FINISHED, HELLO, HONEST, ODD,
 
 from finetune_contract.bounds import MAX_COUNT
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import FromAgent, Hello, parse_from_agent, render_message
+from finetune_contract.messages import FromAgent, Hello, parse_from_agent
 from finetune_contract.reasons import STORAGE_REASONS, WARNING_REASONS
+from finetune_contract.values import render_message
 from finetune_operator.coordinator.sessions import SessionTable
 from finetune_operator.decide.answers.decision import Decision
 from finetune_operator.decide.chain import decide

@@ -13,9 +13,10 @@ from tests.contract.absurd import FAILURE, FINISHED, HELLO, PROBED, PROGRESS
 
 from finetune_contract import orders
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
-from finetune_contract.messages import parse_from_agent, render_message
+from finetune_contract.messages import parse_from_agent
 from finetune_contract.orders import Overrides, Peer
 from finetune_contract.state import InputDigests, StateId
+from finetune_contract.values import render_message
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.rules import parse_job
 from finetune_operator.api.yaml_reader import read_documents
@@ -37,10 +38,11 @@ ORDERS = (
             "inputs": InputDigests(model="a" * 64, dataset="b" * 64, model_revision="main"),
             "overrides": Overrides(pack_tokens=512, gradient_checkpointing=True),
             "store_secret": "c" * 64,
+            "run": "7d0a2f1c-9a41-4c0e-8a57-0d6a8f1c2b22",
         }
     ),
     orders.Stop(term=7, formation=4, why="suspend", save=True, deadline_seconds=60.0),
-    orders.Commit(term=7, deadline_seconds=30.0),
+    orders.Commit(term=7, deadline_seconds=30.0, run="ab12cd"),
     orders.Probe(term=7, peer_uid=PEER.member_uid, address="fd00::1"),
     orders.Inspect(term=7),
     orders.Exit(term=7, why="complete"),
@@ -76,7 +78,11 @@ def test_an_agent_of_the_contract_before_reads_our_orders(order: Any) -> None:
     schema("order").validate(json.loads(render_message(order)))
 
 
-@pytest.mark.parametrize("message", [HELLO, FAILURE, FINISHED, PROBED, PROGRESS, *map(json.loads, FRAMES)], ids=lambda said: said["type"])
+@pytest.mark.parametrize(
+    "message",
+    [HELLO, FAILURE, FINISHED, PROBED, PROGRESS, PROGRESS | {"run": "ab12cd"}, *map(json.loads, FRAMES)],
+    ids=lambda said: said["type"],
+)
 def test_an_operator_of_the_contract_before_reads_our_agents(message: dict[str, Any]) -> None:
     schema("from-agent").validate(json.loads(render_message(parse_from_agent(json.dumps(message)))))
 

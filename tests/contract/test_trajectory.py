@@ -85,6 +85,11 @@ def test_what_decides_no_byte_changes_no_digest() -> None:
     assert a_config(seed=1).trajectory_digest() != a_config().trajectory_digest()
 
 
+@pytest.mark.parametrize("other", [{"adam_beta1": 0.8}, {"adam_beta2": 0.95}, {"adam_epsilon": 1e-12}])
+def test_other_settings_of_adamw_are_another_trajectory(other) -> None:
+    assert a_config(**other).trajectory_digest() != a_config().trajectory_digest()
+
+
 def test_a_later_field_at_its_default_changes_no_digest(monkeypatch) -> None:
     """As if `training.schedule` had come later: at its default the digest is the one without it, and contract 1 is understood."""
     first = {**trajectory.FIRST, "training": tuple(name for name in trajectory.FIRST["training"] if name != "schedule")}

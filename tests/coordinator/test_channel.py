@@ -11,9 +11,12 @@ import pytest
 from tests.builders.machine import HANG_SECONDS
 from tests.coordinator.test_sessions import hello, progress
 
-from finetune_contract.messages import MemberPhase, PhaseChanged, render_message
-from finetune_contract.orders import Exit, Probe, parse_order
-from finetune_operator.coordinator.server import Coordinator, MemberIdentity, TokenRefused, heartbeat_seconds
+from finetune_contract.messages import MemberPhase, PhaseChanged
+from finetune_contract.orders import Commit, Exit, Probe, Stop, parse_order
+from finetune_contract.values import render_message
+from finetune_operator.coordinator.handshake import heartbeat_seconds
+from finetune_operator.coordinator.identity import MemberIdentity, TokenRefused
+from finetune_operator.coordinator.server import Coordinator
 
 
 class WallClock:
@@ -60,7 +63,7 @@ async def until(check, seconds: float = HANG_SECONDS):
 async def test_an_agent_says_hello_and_takes_an_order() -> None:
     async with running() as bench, bench.connect() as agent:
         await agent.send_str(render_message(hello()))
-        assert (await until(bench.session)).phase is MemberPhase.TRAINING
+        assert (await until(bench.session)).run.phase is MemberPhase.TRAINING
         bench.coordinator.send("m1", Exit(term=3, why="surplus"))
         assert parse_order((await agent.receive(timeout=HANG_SECONDS)).data) == Exit(term=3, why="surplus")
 
@@ -116,7 +119,29 @@ async def test_unknown_messages_are_ignored() -> None:
         for frame in ("not json", json.dumps({"type": "telepathy"}), json.dumps({"type": "progress", "step": "many"})):
             await agent.send_str(frame)
         await agent.send_str(render_message(PhaseChanged(phase=MemberPhase.STOPPED, formation=2)))
-        await until(lambda: bench.session() and bench.session().phase is MemberPhase.STOPPED)
+        await until(lambda: bench.session() and bench.session().run.phase is MemberPhase.STOPPED)
+
+
+async def test_what_is_said_of_another_run_is_ignored() -> None:
+    """A member of contract 1 names no run and means that of its job."""
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        for step, run in ((1, "job"), (2, None), (3, "other")):
+            await agent.send_str(render_message(progress(step).model_copy(update={"run": run})))
+        await agent.send_str(render_message(PhaseChanged(run="other", phase=MemberPhase.FINISHED, formation=9)))
+        await agent.send_str(render_message(PhaseChanged(run="job", phase=MemberPhase.STOPPED, formation=2)))
+        await until(lambda: bench.session() and bench.session().run.phase is MemberPhase.STOPPED)
+        assert (bench.session().run.progress.step, bench.session().run.formation) == (2, 2)
+
+
+async def test_orders_about_a_run_name_it() -> None:
+    async with running() as bench, bench.connect() as agent:
+        await agent.send_str(render_message(hello()))
+        await until(bench.session)
+        for order in (Stop(term=3, formation=2, why="grow"), Commit(term=3, deadline_seconds=5.0), Exit(term=3, why="surplus")):
+            bench.coordinator.send("m1", order)
+        told = [json.loads((await agent.receive(timeout=HANG_SECONDS)).data) for _ in range(3)]
+        assert [order.get("run") for order in told] == ["job", "job", None]
 
 
 async def test_a_lost_channel_is_seen_and_the_session_is_kept() -> None:
@@ -125,7 +150,7 @@ async def test_a_lost_channel_is_seen_and_the_session_is_kept() -> None:
             await agent.send_str(render_message(hello()))
             await until(bench.session)
         await until(lambda: not bench.session().is_connected)
-        assert bench.session().formation == 2
+        assert bench.session().run.formation == 2
 
 
 async def test_a_newer_connection_replaces_the_older() -> None:
@@ -133,7 +158,7 @@ async def test_a_newer_connection_replaces_the_older() -> None:
         await older.send_str(render_message(hello()))
         await until(bench.session)
         await newer.send_str(render_message(hello(formation=5)))
-        await until(lambda: bench.session().formation == 5)
+        await until(lambda: bench.session().run.formation == 5)
         assert (await older.receive(timeout=HANG_SECONDS)).extra == "replaced by a newer connection"
         bench.coordinator.send("m1", Exit(term=1, why="x"))
         assert isinstance(parse_order((await newer.receive(timeout=HANG_SECONDS)).data), Exit)
@@ -167,7 +192,7 @@ async def test_progress_wakes_a_job_once_a_second_and_a_phase_at_once() -> None:
         started = time.monotonic()
         for step in range(1, 51):
             await agent.send_str(render_message(progress(step)))
-        await until(lambda: bench.session().progress and bench.session().progress.step == 50)
+        await until(lambda: bench.session().run.progress and bench.session().run.progress.step == 50)
         before = len(bench.woken)
         assert before <= 1 + int(time.monotonic() - started), "once a second, and not before a second is over"
         await agent.send_str(render_message(PhaseChanged(phase=MemberPhase.STOPPED, formation=2)))
@@ -182,7 +207,7 @@ async def test_the_last_progress_of_a_burst_wakes_the_job() -> None:
 
 
 async def test_a_silent_peer_is_given_up(monkeypatch) -> None:
-    monkeypatch.setattr("finetune_operator.coordinator.server.PING_SECONDS", 0.1)
+    monkeypatch.setattr("finetune_operator.coordinator.handshake.PING_SECONDS", 0.1)
     async with running() as bench, bench.connect(autoping=False) as agent:
         await agent.send_str(render_message(hello()))
         await until(bench.session)
@@ -198,7 +223,7 @@ async def test_stop_closes_every_channel_and_start_serves_again() -> None:
         port = await bench.coordinator.start("127.0.0.1", 0)
         again = await bench.http.ws_connect(f"http://127.0.0.1:{port}/channel", headers={"Authorization": "Bearer m1"})
         await again.send_str(render_message(hello(formation=9)))
-        await until(lambda: bench.session().formation == 9)
+        await until(lambda: bench.session().run.formation == 9)
 
 
 async def test_sessions_of_jobs_that_are_gone_are_forgotten() -> None:

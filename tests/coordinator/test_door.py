@@ -9,7 +9,7 @@ from tests.coordinator.test_channel import until
 from tests.coordinator.test_hostile import Hostile
 from tests.coordinator.test_sessions import hello
 
-from finetune_contract.messages import render_message
+from finetune_contract.values import render_message
 from finetune_operator.coordinator.callers import Callers
 from finetune_operator.coordinator.door import Door, DoorLimits
 from finetune_operator.edge.tls import ServingCertificate

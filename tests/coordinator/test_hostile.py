@@ -11,10 +11,12 @@ from tests.builders.machine import HANG_SECONDS, slowness
 from tests.coordinator.test_channel import Bench, WallClock, by_name, until
 from tests.coordinator.test_sessions import hello, progress
 
-from finetune_contract.messages import Probed, StorageProblem, StorageState, render_message
+from finetune_contract.messages import Probed
 from finetune_contract.orders import Peer, Start, parse_order
-from finetune_operator.coordinator.connection import MemberIdentity
+from finetune_contract.reports import StorageProblem, StorageState
+from finetune_contract.values import render_message
 from finetune_operator.coordinator.door import DoorLimits
+from finetune_operator.coordinator.identity import MemberIdentity
 from finetune_operator.coordinator.pace import Bucket, MemberPace
 from finetune_operator.coordinator.server import Coordinator
 
@@ -22,7 +24,7 @@ from finetune_operator.coordinator.server import Coordinator
 @pytest.fixture(autouse=True)
 def clients_that_answer_no_ping_in_time(monkeypatch) -> None:
     """aiohttp's client answers pings only while it is read from, and these tests are about other things."""
-    monkeypatch.setattr("finetune_operator.coordinator.server.PING_SECONDS", 30.0)
+    monkeypatch.setattr("finetune_operator.coordinator.handshake.PING_SECONDS", 30.0)
 
 
 SMALL = DoorLimits(total=12, of_address=10, waiting=6, waiting_of_address=4, greet_seconds=HANG_SECONDS)
@@ -128,7 +130,7 @@ async def test_probes_of_strangers_are_not_kept_and_a_flood_is_slowed() -> None:
         sending = asyncio.create_task(_send_all(loud, flood))
         started = time.monotonic()
         await quiet.send_str(render_message(progress(5)))
-        await until(lambda: world.bench.session("m2").progress)
+        await until(lambda: world.bench.session("m2").run.progress)
         assert time.monotonic() - started < 2.0 * slowness()
         assert world.bench.session("m1").unreachable_peers == frozenset()
         assert len(world.woken) < 60
@@ -150,7 +152,7 @@ async def test_a_store_that_flaps_changes_the_session_once_in_five_seconds() -> 
             reason = ("StorageUnavailable", "StorageRefused")[number % 2]
             await agent.send_str(render_message(StorageState(problem=StorageProblem(reason=reason, message=f"{number}"))))
             await asyncio.sleep(0.01)
-            states.append(world.bench.session().storage)
+            states.append(world.bench.session().run.storage)
         assert len({state.problem.message for state in states if state is not None}) <= 1 + (time.monotonic() - started) / 5
 
 
@@ -166,10 +168,10 @@ async def test_a_copied_token_does_not_push_the_member_out() -> None:
             await thief.send_str(render_message(hello(formation=9)))
             assert (await thief.receive(timeout=HANG_SECONDS)).extra == "this member is connected already"
         assert world.refused == ["second"]
-        assert world.bench.session().formation == 2
+        assert world.bench.session().run.formation == 2
         async with world.bench.connect() as again:
             await again.send_str(render_message(hello(formation=3)))
-            await until(lambda: world.bench.session().formation == 3)
+            await until(lambda: world.bench.session().run.formation == 3)
 
 
 async def test_a_copied_token_is_refused_while_the_channel_of_its_member_is_down() -> None:

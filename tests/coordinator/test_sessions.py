@@ -7,24 +7,12 @@ import pytest
 from tests.builders.observed import a_formation, a_job, observed, training_status
 
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import (
-    Committed,
-    Failed,
-    Hello,
-    Leaving,
-    MemberPhase,
-    Output,
-    PhaseChanged,
-    Probed,
-    Progress,
-    StorageProblem,
-    StorageState,
-    Warned,
-)
+from finetune_contract.messages import Failed, Hello, Leaving, MemberPhase, PhaseChanged, Probed
+from finetune_contract.reports import Committed, Output, Progress, StorageProblem, StorageState, Warned
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.coordinator.sessions import SessionTable, greet, hear
 from finetune_operator.decide.chain import decide
-from finetune_operator.decide.facts.observed import Session
+from finetune_operator.decide.facts.observed import RunFacts, Session
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 T1 = T0 + timedelta(seconds=5)
@@ -102,15 +90,20 @@ BAD = FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message="peer los
 def test_a_message_changes_its_own_part_of_the_session(message, field, value) -> None:
     before = greet(hello(snapshot=state(5), commit=state(4)), None, T0)
     after = hear(before, message, T1)
-    assert getattr(after, field) == value
+    assert getattr(after.run if hasattr(after.run, field) else after, field) == value
 
 
 def test_a_session_holds_everything_that_a_hello_and_a_session_both_know() -> None:
     said = hello(probe_port=4711, snapshot=state(5), commit=state(4), storage=AWAY)
-    shared = set(Hello.model_fields) & {field.name for field in fields(Session)}
-    assert {"probe_port", "port", "address", "snapshot", "inputs", "storage"} <= shared
     session = greet(said, None, T0)
-    assert {name: getattr(session, name) for name in shared} == {name: getattr(said, name) for name in shared}
+    for part, known in ((session, {"probe_port", "port", "address"}), (session.run, {"snapshot", "inputs", "storage"})):
+        shared = set(Hello.model_fields) & {field.name for field in fields(part)}
+        assert known <= shared
+        assert {name: getattr(part, name) for name in shared} == {name: getattr(said, name) for name in shared}
+
+
+def test_no_fact_is_one_of_the_member_and_of_the_run() -> None:
+    assert not {field.name for field in fields(Session)} & {field.name for field in fields(RunFacts)}
 
 
 def test_doubled_messages_change_nothing() -> None:
@@ -125,12 +118,12 @@ def test_a_member_that_prepares_tells_since_when_a_store_is_away() -> None:
     session = greet(hello(phase=MemberPhase.PREPARING), None, T0)
     for seconds in (0, 60, 130, 250):
         session = hear(session, away, T0 + timedelta(seconds=seconds))
-        assert (session.store_away_since, session.store_away_at) == (T0, T0 + timedelta(seconds=seconds))
+        assert (session.run.store_away_since, session.run.store_away_at) == (T0, T0 + timedelta(seconds=seconds))
     session = greet(hello(phase=MemberPhase.PREPARING), session, T0 + timedelta(seconds=300))
-    assert hear(session, away, T0 + timedelta(seconds=310)).store_away_since == T0
+    assert hear(session, away, T0 + timedelta(seconds=310)).run.store_away_since == T0
     later = T0 + timedelta(seconds=500)
-    assert hear(session, away, later).store_away_since == later, "it answered in between"
-    assert hear(greet(hello(phase=MemberPhase.TRAINING), None, T0), away, T1).store_away_since is None
+    assert hear(session, away, later).run.store_away_since == later, "it answered in between"
+    assert hear(greet(hello(phase=MemberPhase.TRAINING), None, T0), away, T1).run.store_away_since is None
 
 
 def test_news_about_rows_change_the_status_of_a_job_every_ten_seconds_whatever_number_of_members_tells_them() -> None:
@@ -146,7 +139,7 @@ def test_news_about_rows_change_the_status_of_a_job_every_ten_seconds_whatever_n
         status = decide(seen).status
         told.add(status.condition("Ready").message)
     assert 5 <= len(told) <= 7
-    assert all(session.rows_done > 400 for session in table.of_job("job") if session.rows_done is not None)
+    assert all(session.run.rows_done > 400 for session in table.of_job("job") if session.run.rows_done is not None)
 
 
 def test_news_about_rows_that_waited_are_taken_with_the_next() -> None:
@@ -157,45 +150,45 @@ def test_news_about_rows_that_waited_are_taken_with_the_next() -> None:
     def tell(uid: str, rows: int, seconds: float) -> list[int | None]:
         message = PhaseChanged(phase=MemberPhase.STARTING, formation=1, rows_done=rows)
         table.hear(uid, message, T0 + timedelta(seconds=seconds))
-        return [session.rows_done for session in table.of_job("job")]
+        return [session.run.rows_done for session in table.of_job("job")]
 
     assert tell("m1", 10, 0) == [10, None]
     assert tell("m2", 7, 1) == [10, None]
     assert tell("m2", 8, 2) == [10, None]
     assert tell("m1", 20, 15) == [20, 8]
     table.hear("m1", PhaseChanged(phase=MemberPhase.TRAINING, formation=1), T0 + timedelta(seconds=16))
-    assert [session.rows_done for session in table.of_job("job")] == [None, 8]
+    assert [session.run.rows_done for session in table.of_job("job")] == [None, 8]
 
 
 def test_an_older_step_does_not_turn_progress_back() -> None:
     ahead = hear(greet(hello(), None, T0), progress(7), T0)
-    assert hear(ahead, progress(3, formation=1), T1).progress == progress(7)
+    assert hear(ahead, progress(3, formation=1), T1).run.progress == progress(7)
 
 
 def test_the_evaluation_of_a_step_is_taken_and_is_no_new_step() -> None:
     trained = hear(greet(hello(), None, T0), progress(7), T0)
     evaluated = hear(trained, progress(7).model_copy(update={"eval_loss": 1.25}), T1)
-    assert evaluated.progress.eval_loss == 1.25
-    assert evaluated.progressed_at == T0
+    assert evaluated.run.progress.eval_loss == 1.25
+    assert evaluated.run.progressed_at == T0
 
 
 def test_a_new_formation_may_start_at_an_older_step() -> None:
     ahead = hear(greet(hello(), None, T0), progress(7), T0)
-    assert hear(ahead, progress(3, formation=3), T1).progress == progress(3, formation=3)
+    assert hear(ahead, progress(3, formation=3), T1).run.progress == progress(3, formation=3)
 
 
 def test_a_hello_again_keeps_when_progress_was_made_and_what_the_hello_cannot_say() -> None:
     first = hear(greet(hello(), None, T0), progress(7), T0)
     first = hear(first, Committed(state=state(6), key="k", num_bytes=3, seconds=0.1), T0)
     again = greet(hello(progress=progress(7), commit=state(6)), first, T1)
-    assert (again.progressed_at, again.commit_key, again.commit_num_bytes) == (T0, "k", 3)
+    assert (again.run.progressed_at, again.run.commit_key, again.run.commit_num_bytes) == (T0, "k", 3)
     assert again.changed_at == T1
 
 
 def test_the_same_words_about_a_newer_formation_are_a_new_failure() -> None:
     failed = hear(greet(hello(), None, T0), Failed(formation=2, report=BAD), T0)
-    assert greet(hello(formation=3, failure=BAD, failed_formation=2), failed, T1).failed_formation == 2
-    assert greet(hello(formation=3, failure=BAD, failed_formation=3), failed, T1).failed_formation == 3
+    assert greet(hello(formation=3, failure=BAD, failed_formation=2), failed, T1).run.failed_formation == 2
+    assert greet(hello(formation=3, failure=BAD, failed_formation=3), failed, T1).run.failed_formation == 3
 
 
 def test_a_lost_connection_keeps_the_session_until_it_is_forgotten() -> None:
@@ -203,7 +196,7 @@ def test_a_lost_connection_keeps_the_session_until_it_is_forgotten() -> None:
     table.greet(hello(), T0)
     table.disconnect("m1", T1)
     (session,) = table.of_job("job")
-    assert (session.is_connected, session.changed_at, session.phase) == (False, T1, MemberPhase.TRAINING)
+    assert (session.is_connected, session.changed_at, session.run.phase) == (False, T1, MemberPhase.TRAINING)
     table.forget("m1")
     assert table.of_job("job") == ()
     assert table.job_uids() == ()

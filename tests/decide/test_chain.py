@@ -22,8 +22,9 @@ from tests.builders.observed import (
 
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.last_words import Finished
-from finetune_contract.messages import MemberPhase, Output
+from finetune_contract.messages import MemberPhase
 from finetune_contract.orders import Exit
+from finetune_contract.reports import Output
 from finetune_operator.api.status import Condition, JobStatus, Restarts
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.facts.observed import PodPhase

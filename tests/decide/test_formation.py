@@ -14,6 +14,7 @@ from tests.builders.observed import (
     a_recovery,
     a_session,
     ago,
+    changed_session,
     gang_of,
     observed,
     over_status,
@@ -217,7 +218,7 @@ def test_a_formation_is_stopped_on_positive_evidence_only(pods, sessions, is_ove
     decision = decide(observed(pods=pods, sessions=sessions))
     assert decision.status.formation.is_over == is_over
     assert bool(orders(decision, Stop)) == (
-        is_over and any(session.phase is MemberPhase.TRAINING for session in sessions if session.is_connected)
+        is_over and any(session.run.phase is MemberPhase.TRAINING for session in sessions if session.is_connected)
     )
 
 
@@ -254,7 +255,7 @@ def test_when_all_leave_the_last_state_is_committed_before_their_replacements_st
     assert list(orders(saves, Stop)) == ["pod-1"]
     again = observed(job=a_job(status=saves.status, nodes=(1, 1)), pods=pods, sessions=(leaves, ready))
     assert decide(again).status.formation.number == 1
-    done = decide(replace(again, sessions=(replace(leaves, commit=state(1, 10)), ready)))
+    done = decide(replace(again, sessions=(changed_session(leaves, commit=state(1, 10)), ready)))
     assert (done.status.formation.serials, done.status.formation.resume) == ((3,), state(1, 10))
 
 

@@ -9,7 +9,8 @@ from tests.builders.observed import a_fresh_session, a_job, a_pod, a_session, ob
 from tests.builders.texts import texts
 
 from finetune_contract.last_words import Finished
-from finetune_contract.messages import MemberPhase, Output
+from finetune_contract.messages import MemberPhase
+from finetune_contract.reports import Output
 from finetune_operator.api.status import MemberEntry
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.facts.observed import PodPhase

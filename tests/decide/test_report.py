@@ -20,7 +20,8 @@ from tests.builders.observed import (
     training_status,
 )
 
-from finetune_contract.messages import MemberPhase, SlowRank, StorageProblem, StorageState
+from finetune_contract.messages import MemberPhase
+from finetune_contract.reports import SlowRank, StorageProblem, StorageState
 from finetune_contract.state import StateId
 from finetune_operator.api.status import Columns, Condition, ProgressEntry, Restarts, WarningEntry
 from finetune_operator.decide.answers.answer import Phase

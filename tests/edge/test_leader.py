@@ -9,7 +9,8 @@ import pytest
 from tests.builders.machine import HANG_SECONDS
 from tests.coordinator.test_channel import WallClock, until
 
-from finetune_operator.coordinator.server import Coordinator, TokenRefused
+from finetune_operator.coordinator.identity import TokenRefused
+from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.edge.leading import Leader
 from finetune_operator.edge.tls import ServingCertificate
 from finetune_operator.kube.certificates import rotate

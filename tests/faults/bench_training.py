@@ -24,9 +24,9 @@ from tests.trainer.gang import free_port
 
 from finetune_agent.uploading.messages import Follow
 from finetune_contract.config import JobConfig
-from finetune_contract.messages import render_message
 from finetune_contract.run_order import RunOrder
 from finetune_contract.state import RunRecord
+from finetune_contract.values import render_message
 
 HIDDEN_SIZE, NUM_LAYERS, RANK = 512, 4, 52  # 1.7 M adapter weights: 20 MB of state
 DEFAULT_INTERVAL_SECONDS = 10.0

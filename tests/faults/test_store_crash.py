@@ -99,4 +99,4 @@ async def test_20_an_agent_is_killed_at_any_byte_of_its_uploads(number, store, u
 
 def has_committed(run) -> bool:
     """The newest formation has."""
-    return any(session.commit is not None and session.commit.formation == run.status.last_formation for session in run.sessions)
+    return any(session.run.commit is not None and session.run.commit.formation == run.status.last_formation for session in run.sessions)

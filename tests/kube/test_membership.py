@@ -7,7 +7,8 @@ from tests.kube.builders import UID, job_object, merged, pod_object
 from tests.kube.fake_api import FakeApi, Strangers
 
 from finetune_operator.api.render_config import render_config
-from finetune_operator.coordinator.server import Coordinator, TokenRefused
+from finetune_operator.coordinator.identity import TokenRefused
+from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.decide.facts.observed import PodView
 from finetune_operator.edge.authenticate import PodAuthenticator
 from finetune_operator.kube.cache import Entry, ObjectCache

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import MemberPhase, Output, Progress
+from finetune_contract.messages import MemberPhase
 from finetune_contract.orders import Start
+from finetune_contract.reports import Output, Progress
 from finetune_contract.state import InputDigests, StateId
 
 

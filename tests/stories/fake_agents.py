@@ -7,8 +7,9 @@ from tests.stories.fake_pods import FakePods
 
 from finetune_contract.failures import ExitCode, FailureClass, FailureReport
 from finetune_contract.last_words import Finished, render_last_words
-from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Probed, Warned
+from finetune_contract.messages import Failed, Hello, Leaving, MemberPhase, PhaseChanged, Probed
 from finetune_contract.orders import Commit, Exit, Probe, Start, Stop
+from finetune_contract.reports import Committed, Output, Warned
 from finetune_contract.state import InputDigests, StateId, newest_state
 from finetune_operator.coordinator.sessions import SessionTable
 from finetune_operator.decide.facts.gang import WORKING

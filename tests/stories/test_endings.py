@@ -4,7 +4,7 @@ import pytest
 from tests.stories.world import World
 
 from finetune_contract.failures import FailureClass, FailureReport
-from finetune_contract.messages import Output
+from finetune_contract.reports import Output
 from finetune_contract.state import StateId
 
 TOTAL = 20

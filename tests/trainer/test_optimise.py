@@ -5,7 +5,7 @@ import torch
 from tests.trainer.formations import a_config
 from torch import nn
 
-from finetune_trainer.optimise import FlatState, clip, learning_rate, update
+from finetune_trainer.optimise import AdamW, FlatState, adamw_of, clip, learning_rate, update
 
 
 def a_state(size=40):
@@ -13,17 +13,24 @@ def a_state(size=40):
     return parameters, FlatState(parameters, torch.device("cpu"))
 
 
-def test_ten_steps_equal_those_of_torchs_adamw():
+@pytest.mark.parametrize(("betas", "epsilon"), [((0.9, 0.999), 1e-8), ((0.8, 0.95), 1e-3)])
+def test_ten_steps_equal_those_of_torchs_adamw(betas, epsilon):
     parameters, state = a_state()
     theirs = nn.Parameter(state.weights_P.clone())
-    reference = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.1, foreach=False)
+    reference = torch.optim.AdamW([theirs], lr=1e-2, betas=betas, eps=epsilon, weight_decay=0.1, foreach=False)
+    adamw = AdamW(beta1=betas[0], beta2=betas[1], epsilon=epsilon, weight_decay=0.1)
     generator = torch.Generator().manual_seed(1)
     for step in range(1, 11):
         theirs.grad = torch.randn(40, generator=generator)
-        update(state, theirs.grad.clone(), step=step, rate=1e-2, weight_decay=0.1)
+        update(state, theirs.grad.clone(), adamw, step=step, rate=1e-2)
         reference.step()
     torch.testing.assert_close(state.weights_P, theirs.detach(), rtol=1e-5, atol=1e-6)
     assert parameters["a"].data_ptr() == state.weights_P.data_ptr()
+
+
+def test_a_job_that_says_nothing_of_adamw_trains_with_the_settings_of_the_field(inputs):
+    training = a_config(inputs / "qwen3", inputs / "rows.jsonl").training
+    assert adamw_of(training) == AdamW(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=training.weight_decay)
 
 
 def test_clipping_scales_long_gradients_only():

@@ -71,6 +71,10 @@ class TrainingConfig(Value):
     chat_template: str | None
     seed: int
     shard_across: Literal["auto", "process", "member", "members"]
+    # Of AdamW. A configuration of the contract before has none: it means these.
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
 
 
 class GangConfig(Value):

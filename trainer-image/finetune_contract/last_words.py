@@ -7,7 +7,7 @@ from typing import Literal
 
 from finetune_contract.bounds import BORDER, FormationNumber
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Output, Progress
+from finetune_contract.reports import Output, Progress
 from finetune_contract.values import Value, changed
 
 MAX_BYTES = 4096  # Kubernetes keeps no more of a termination message

@@ -1,6 +1,8 @@
 """The channel, upwards: what agents tell the coordinator. JSON, one message a frame, `type` tells which. Orders come down it.
 
 Lost and doubled messages are harmless: `hello` carries the whole state, orders carry (term, formation) and older ones are refused.
+A member belongs to one run, the job of its `hello`, and works in it. What is said of the run carries the run's id; what is said of the
+member, its address, its end and whom it reaches, does not.
 What an agent says is checked against the bounds of its fields: a message beyond them is refused whole.
 """
 
@@ -11,33 +13,21 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from finetune_contract.bounds import (
     BORDER,
-    Amount,
     Count,
-    Digest,
     FormationNumber,
     Host,
-    Key,
-    MessageText,
-    Place,
     Port,
-    Rank,
-    Real,
-    RealOrNone,
     Seconds,
     Step,
     Uid,
     Version,
-    one_of,
 )
 from finetune_contract.failures import FailureReport
-from finetune_contract.reasons import OTHER_STORAGE, OTHER_WARNING, STORAGE_REASONS, WARNING_REASONS
+from finetune_contract.reports import Committed, Output, Progress, RunId, StorageState, Warned
 from finetune_contract.state import InputDigests, StateId
 from finetune_contract.values import Value
 
 MAX_FRAME_BYTES = 64 * 1024  # of one message to the coordinator
-
-WarningReason = Annotated[str, Field(max_length=128), one_of(WARNING_REASONS, OTHER_WARNING)]
-StorageReason = Annotated[str, Field(max_length=128), one_of(STORAGE_REASONS, OTHER_STORAGE)]
 
 
 class MemberPhase(StrEnum):
@@ -52,68 +42,6 @@ class MemberPhase(StrEnum):
     STOPPED = "stopped"  # workers ended or were killed; the member can take the next start
     FINISHED = "finished"  # the output is complete in the store
     FAILED = "failed"  # workers ended by a failure (a `failure` message says which); can take the next start
-
-
-class SlowRank(Value):
-    """A rank whose own passes were much slower than those of the others, step after step. Seconds are of one micro-batch."""
-
-    rank: Rank
-    seconds: Seconds
-    others_seconds: Seconds  # what the others would have taken for the same, their median
-    step_share: Amount  # of a step's time, in its own passes
-
-
-class Progress(Value):
-    """State of training after one optimizer step; sent by the agent with node rank 0 only. Times in seconds."""
-
-    type: Literal["progress"] = "progress"
-    formation: FormationNumber
-    step: Step
-    total_steps: Step
-    epoch: Amount
-    loss: Real
-    eval_loss: RealOrNone = None
-    learning_rate: Real
-    grad_norm: Real
-    tokens_total: Count
-    tokens_per_second: Amount
-    step_seconds: Seconds
-    first_loss: RealOrNone = None
-    slowest: SlowRank | None = None  # only while one is
-
-
-class Committed(Value):
-    """A commit became complete in the store."""
-
-    type: Literal["committed"] = "committed"
-    state: StateId
-    key: Key
-    num_bytes: Count
-    seconds: Seconds
-
-
-class StorageProblem(Value):
-    """Why commits do not get through, in words for the user."""
-
-    reason: StorageReason  # used as the condition's reason
-    message: MessageText
-
-
-class StorageState(Value):
-    """Whether the store of the commits can be used, as this member found it last; told when it changes."""
-
-    type: Literal["storage"] = "storage"
-    problem: StorageProblem | None = None
-
-
-class Output(Value):
-    """The published adapter: `sha256` is the digest of its weights file."""
-
-    uri: Place
-    sha256: Digest
-    num_bytes: Count
-    step: Step
-    already_present: bool = False
 
 
 class Hello(Value):
@@ -146,6 +74,7 @@ class PhaseChanged(Value):
     """A member's phase changed. `formation` is the one the phase belongs to (0 while preparing)."""
 
     type: Literal["phase"] = "phase"
+    run: RunId = None
     phase: MemberPhase
     formation: FormationNumber
     bytes_done: Count | None = None
@@ -164,6 +93,7 @@ class Failed(Value):
     """Training ended by a failure on this member, or the member could not prepare."""
 
     type: Literal["failure"] = "failure"
+    run: RunId = None
     formation: FormationNumber
     report: FailureReport
     snapshot: StateId | None = None
@@ -184,17 +114,9 @@ class Probed(Value):
     reachable: bool
 
 
-class Warned(Value):
-    """Something the user should know that ends nothing: idle ranks, numerics changed."""
-
-    type: Literal["warned"] = "warned"
-    reason: WarningReason  # CamelCase, used as the event's reason
-    message: MessageText
-
-
-FromAgent = Annotated[
-    Hello | PhaseChanged | Progress | Committed | Failed | Leaving | Probed | Warned | StorageState, Field(discriminator="type")
-]
+OfRun = PhaseChanged | Progress | Committed | Failed | Warned | StorageState  # they say which run they are about
+OfMember = Hello | Leaving | Probed
+FromAgent = Annotated[OfRun | OfMember, Field(discriminator="type")]
 
 _FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent, config=ConfigDict(hide_input_in_errors=True))
 
@@ -202,7 +124,3 @@ _FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent, config=ConfigDict(h
 def parse_from_agent(frame: str | bytes) -> FromAgent:
     """Raises pydantic.ValidationError, and nothing else, for a frame that is not a message of ours within its bounds."""
     return _FROM_AGENT.validate_json(frame, context=BORDER)
-
-
-def render_message(message: Value) -> str:
-    return message.model_dump_json(exclude_none=True)

@@ -1,4 +1,7 @@
-"""The channel, downwards: what the coordinator orders. An order of an older term or formation than was seen is refused."""
+"""The channel, downwards: what the coordinator orders. An order of an older term or formation than was seen is refused.
+
+Orders about a run name it by the uid of its job; without a name, as contract 1 sends them, they are about the job of the member.
+"""
 
 from typing import Annotated, Literal
 
@@ -31,6 +34,7 @@ class Start(Value):
 
     type: Literal["start"] = "start"
     term: Count
+    run: Uid | None = None
     formation: Count
     node_rank: Rank
     peers: tuple[Peer, ...] = Field(max_length=MAX_PEERS)
@@ -48,6 +52,7 @@ class Stop(Value):
 
     type: Literal["stop"] = "stop"
     term: Count
+    run: Uid | None = None
     formation: Count
     why: MessageText
     save: bool = False
@@ -59,6 +64,7 @@ class Commit(Value):
 
     type: Literal["commit"] = "commit"
     term: Count
+    run: Uid | None = None
     deadline_seconds: Seconds
 
 

@@ -7,8 +7,8 @@ from pydantic import Field
 from finetune_contract.bounds import Address, Count, Digest, MessageText, Port, Rank, RealOrNone, Step, Word
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Progress
 from finetune_contract.orders import MAX_SECRET_CHARS, Overrides
+from finetune_contract.reports import Progress
 from finetune_contract.state import StateId
 from finetune_contract.values import Value
 

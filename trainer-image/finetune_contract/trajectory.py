@@ -32,7 +32,12 @@ FIRST: dict[str, tuple[str, ...]] = {
         "seed",
     ),
 }
-LATER: dict[str, Any] = {"dataset.columns": None}  # "section.field": its default
+LATER: dict[str, Any] = {  # "section.field": its default
+    "dataset.columns": None,
+    "training.adam_beta1": 0.9,
+    "training.adam_beta2": 0.999,
+    "training.adam_epsilon": 1e-8,
+}
 APART = frozenset({"training.gradient_checkpointing", "training.eval_every_steps", "training.shard_across"})
 
 

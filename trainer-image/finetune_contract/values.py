@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Value", "changed"]
+__all__ = ["Value", "changed", "render_message"]
 
 if TYPE_CHECKING:
     # The same signature: mypy holds every name and type against the fields of the value (record 031).
@@ -30,3 +30,8 @@ class Value(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def render_message(message: Value) -> str:
+    """One line, without what is absent."""
+    return message.model_dump_json(exclude_none=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerProgress, WorkerWarning
 from finetune_contract.state import RunRecord, StateId
 from finetune_contract.values import changed
@@ -23,7 +23,7 @@ from finetune_trainer.export import export_adapter, state_digest
 from finetune_trainer.fits import check_fit
 from finetune_trainer.model import build_model
 from finetune_trainer.not_finite import finite_or_told, not_finite
-from finetune_trainer.optimise import FlatState, clip, learning_rate, update
+from finetune_trainer.optimise import FlatState, adamw_of, clip, learning_rate, update
 from finetune_trainer.passes import GradientPass, StepBatch, plan_step
 from finetune_trainer.ranks import Ranks, choose_device, join_process_group, meet
 from finetune_trainer.record import first_record, numerics_of, pack_capacity
@@ -92,7 +92,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise not_finite(step, passes.not_finite(), data, loss=loss, norm=norm)
         rate = learning_rate(training, index, schedule.total_steps)
-        update(state, gradient_P, step=index + 1, rate=rate, weight_decay=training.weight_decay)
+        update(state, gradient_P, adamw_of(training), step=index + 1, rate=rate)
         reporter.owe_snapshot()
         with reporter.waiting_for_peers():
             work = check_same_on_all_ranks(state, index + 1, ranks, passes.own_work)

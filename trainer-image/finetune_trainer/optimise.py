@@ -5,14 +5,13 @@ AdamW: https://arxiv.org/abs/1711.05101.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
 from finetune_contract.config import TrainingConfig
-
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class FlatState:
@@ -70,10 +69,24 @@ def clip(gradient_P: torch.Tensor, max_norm: float) -> float:
     return norm
 
 
-def update(state: FlatState, gradient_P: torch.Tensor, *, step: int, rate: float, weight_decay: float) -> None:
-    """One AdamW step in place; `step` counts from 1."""
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Its settings, apart from the rate: that has a schedule."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+
+
+def adamw_of(config: TrainingConfig) -> AdamW:
+    return AdamW(beta1=config.adam_beta1, beta2=config.adam_beta2, epsilon=config.adam_epsilon, weight_decay=config.weight_decay)
+
+
+def update(state: FlatState, gradient_P: torch.Tensor, adamw: AdamW, *, step: int, rate: float) -> None:
+    """One step in place; `step` counts from 1."""
     assert not state.is_lent, "an update would tear the snapshot that is being written"
-    state.mean_P.lerp_(gradient_P, 1 - _BETA1)
-    state.square_P.mul_(_BETA2).addcmul_(gradient_P, gradient_P, value=1 - _BETA2)
-    root = (state.square_P / (1 - _BETA2**step)).sqrt_().add_(_EPSILON)
-    state.weights_P.mul_(1 - rate * weight_decay).addcdiv_(state.mean_P, root, value=-rate / (1 - _BETA1**step))
+    state.mean_P.lerp_(gradient_P, 1 - adamw.beta1)
+    state.square_P.mul_(adamw.beta2).addcmul_(gradient_P, gradient_P, value=1 - adamw.beta2)
+    root = (state.square_P / (1 - adamw.beta2**step)).sqrt_().add_(adamw.epsilon)
+    state.weights_P.mul_(1 - rate * adamw.weight_decay).addcdiv_(state.mean_P, root, value=-rate / (1 - adamw.beta1**step))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from finetune_contract.beat import Beat
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_contract.run_order import RunOrder, WorkerPhase, WorkerPrepared, WorkerProgress, WorkerWarning
 from finetune_contract.times import BETWEEN_PREPARED_SECONDS
 from finetune_contract.values import Value

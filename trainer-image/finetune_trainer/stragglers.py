@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from finetune_contract.messages import SlowRank
+from finetune_contract.reports import SlowRank
 
 # Medians over ten steps: a pause of one step, or of a few, is no straggler.
 WINDOW_STEPS = 10

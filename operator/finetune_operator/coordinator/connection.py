@@ -3,28 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aiohttp import WSCloseCode, web
 
-from finetune_contract.messages import render_message
 from finetune_contract.orders import Exit, Order, Start, Stop
+from finetune_contract.values import render_message
 from finetune_operator.coordinator.door import Guest
+from finetune_operator.coordinator.identity import MemberIdentity
 from finetune_operator.times import REPEAT_ORDER_SECONDS, SEND_SECONDS
 
 log = logging.getLogger(__name__)
 
 _MAX_WAITING_ORDERS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemberIdentity:
-    """Who the bearer of a token is: it speaks for this member of this job and nobody else. `addresses`: its pod's, as far as known."""
-
-    member_uid: str
-    job_uid: str
-    addresses: frozenset[str] = frozenset()
 
 
 class Connection:

@@ -62,7 +62,6 @@ class MemberPace:
         self._slowed_since: float | None = None
         self.wakes = Bucket(_WAKES_A_SECOND, _WAKES_AT_ONCE)
         self.takeovers = Bucket(_TAKEOVERS_A_SECOND, _TAKEOVERS_AT_ONCE)
-        self.log = LogBudget()
         self.was_at_home = False  # it has spoken from an address of its pod
 
     def receive(self, num_bytes: int, now: float) -> float:

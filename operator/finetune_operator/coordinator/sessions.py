@@ -6,33 +6,16 @@ A session outlives its connection (`is_connected` False) until it is forgotten.
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import singledispatch
 
-from finetune_contract.messages import (
-    Committed,
-    Failed,
-    FromAgent,
-    Hello,
-    Leaving,
-    MemberPhase,
-    PhaseChanged,
-    Probed,
-    Progress,
-    StorageState,
-    Warned,
-)
-from finetune_contract.reasons import STORE_AWAY
-from finetune_contract.state import StateId, newest_state
+from finetune_contract.messages import FromAgent, Hello, Leaving, Probed
+from finetune_operator.coordinator.run_facts import facts_of, hear_of_run
 from finetune_operator.decide.facts.observed import Session
-from finetune_operator.times import ROWS_TOLD_SECONDS, STORE_AWAY_SILENCE_SECONDS
-
-_MAX_WARNINGS = 10
+from finetune_operator.times import ROWS_TOLD_SECONDS
 
 
 def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
     """The session that a `hello` opens; what the hello does not say is kept from `before`."""
-    is_known_commit = before is not None and before.commit is not None and before.commit == hello.commit
-    fresh = Session(
+    return Session(
         member_uid=hello.member_uid,
         is_connected=True,
         changed_at=now,
@@ -42,105 +25,24 @@ def greet(hello: Hello, before: Session | None, now: datetime) -> Session:
         address=hello.address,
         port=hello.port,
         probe_port=hello.probe_port,
-        phase=hello.phase,
-        formation=hello.formation,
-        phase_at=now,
-        snapshot=hello.snapshot,
-        commit=hello.commit,
-        commit_key=before.commit_key if before and is_known_commit else None,
-        commit_num_bytes=before.commit_num_bytes if before and is_known_commit else None,
-        inputs=hello.inputs,
-        progress=hello.progress,
-        progressed_at=now if hello.progress else None,
-        failure=hello.failure,
-        failed_formation=hello.failed_formation,
-        output=hello.output,
-        resumed_step=None,
-        first_step_seconds=None,
         leaving_until=_in(now, hello.leaving_seconds),
-        storage=hello.storage,
-    )
-    if before is None:
-        return fresh
-    is_same_progress = before.progress is not None and hello.progress is not None and not _is_ahead(hello.progress, before.progress)
-    return replace(
-        fresh,
-        progress=before.progress if is_same_progress else hello.progress,
-        progressed_at=before.progressed_at if is_same_progress else fresh.progressed_at,
-        resumed_step=before.resumed_step if hello.formation == before.formation else None,
-        first_step_seconds=before.first_step_seconds if hello.formation == before.formation else None,
-        phase_at=before.phase_at if (hello.formation, hello.phase) == (before.formation, before.phase) else now,
-        warnings=before.warnings,
-        store_away_since=before.store_away_since,
-        store_away_at=before.store_away_at,
-        unreachable_peers=before.unreachable_peers,
+        unreachable_peers=frozenset() if before is None else before.unreachable_peers,
+        run=facts_of(hello, None if before is None else before.run, now),
     )
 
 
 def hear(session: Session, message: FromAgent, now: datetime) -> Session:
     """The session after one more message."""
-    return _hear(message, session, now)
+    if isinstance(message, Hello):
+        return greet(message, session, now)
+    if isinstance(message, Leaving):
+        return replace(session, leaving_until=_in(now, message.seconds))
+    if isinstance(message, Probed):
+        return _note_reach(session, message)
+    return replace(session, run=hear_of_run(message, session.run, now))
 
 
-@singledispatch
-def _hear(message: FromAgent, session: Session, now: datetime) -> Session:
-    return session
-
-
-@_hear.register
-def _(message: Hello, session: Session, now: datetime) -> Session:
-    return greet(message, session, now)
-
-
-@_hear.register
-def _(message: PhaseChanged, session: Session, now: datetime) -> Session:
-    is_next_formation = message.formation > session.formation
-    is_same_phase = not is_next_formation and message.phase is session.phase
-    return replace(
-        _with_commit(session, message.commit),
-        phase=message.phase,
-        formation=max(message.formation, session.formation),
-        inputs=message.inputs or session.inputs,
-        snapshot=newest_state(session.snapshot, message.snapshot),
-        output=message.output or session.output,
-        rows_done=message.rows_done,
-        rows_total=message.rows_total,
-        phase_at=session.phase_at if is_same_phase else now,
-        resumed_step=message.resumed_step if is_next_formation or message.resumed_step is not None else session.resumed_step,
-        first_step_seconds=message.first_step_seconds if is_next_formation else message.first_step_seconds or session.first_step_seconds,
-    )
-
-
-@_hear.register
-def _(message: Progress, session: Session, now: datetime) -> Session:
-    if session.progress is None or _is_ahead(message, session.progress):
-        return replace(session, progress=message, progressed_at=now)
-    if _is_ahead(session.progress, message):
-        return session
-    return replace(session, progress=message)  # the same step, now with its evaluation: no step was made
-
-
-@_hear.register
-def _(message: Committed, session: Session, now: datetime) -> Session:
-    if newest_state(session.commit, message.state) != message.state:
-        return session
-    return replace(session, commit=message.state, commit_key=message.key, commit_num_bytes=message.num_bytes)
-
-
-@_hear.register
-def _(message: Failed, session: Session, now: datetime) -> Session:
-    return replace(
-        session, failure=message.report, failed_formation=message.formation, snapshot=newest_state(session.snapshot, message.snapshot)
-    )
-
-
-@_hear.register
-def _(message: Leaving, session: Session, now: datetime) -> Session:
-    return replace(session, leaving_until=_in(now, message.seconds))
-
-
-@_hear.register
-def _(message: Probed, session: Session, now: datetime) -> Session:
+def _note_reach(session: Session, message: Probed) -> Session:
     if message.reachable == (message.peer_uid not in session.unreachable_peers):
         return session
     peer = frozenset((message.peer_uid,))
@@ -148,30 +50,8 @@ def _(message: Probed, session: Session, now: datetime) -> Session:
     return replace(session, unreachable_peers=unreachable)
 
 
-@_hear.register
-def _(message: Warned, session: Session, now: datetime) -> Session:
-    if message.reason == STORE_AWAY and session.phase is MemberPhase.PREPARING:
-        is_still_away = session.store_away_at is not None and now - session.store_away_at < timedelta(seconds=STORE_AWAY_SILENCE_SECONDS)
-        session = replace(session, store_away_at=now, store_away_since=session.store_away_since if is_still_away else now)
-    warning = (message.reason, message.message)
-    if warning in session.warnings:
-        return session
-    return replace(session, warnings=(*session.warnings, warning)[-_MAX_WARNINGS:])
-
-
-@_hear.register
-def _(message: StorageState, session: Session, now: datetime) -> Session:
-    return replace(session, storage=message)
-
-
-def _with_commit(session: Session, commit: StateId | None) -> Session:
-    if commit is None or newest_state(session.commit, commit) == session.commit:
-        return session
-    return replace(session, commit=commit, commit_key=None, commit_num_bytes=None)
-
-
-def _is_ahead(progress: Progress, of: Progress) -> bool:
-    return (progress.formation, progress.step) > (of.formation, of.step)
+def _with_rows(session: Session, rows: tuple[int | None, int | None]) -> Session:
+    return replace(session, run=replace(session.run, rows_done=rows[0], rows_total=rows[1]))
 
 
 def _in(now: datetime, seconds: float | None) -> datetime | None:
@@ -216,22 +96,22 @@ class SessionTable:
 
     def _pace_rows(self, before: Session, after: Session, now: datetime) -> Session:
         """News about rows are taken from all members of a job together, and not too often: each may be a write of its status."""
-        uid, rows = after.member_uid, (after.rows_done, after.rows_total)
-        if (after.phase, after.formation) != (before.phase, before.formation):
+        uid, old, new = after.member_uid, before.run, after.run
+        if (new.phase, new.formation) != (old.phase, old.formation):
             self._rows_waiting.pop(uid, None)
             return after
-        if rows == (before.rows_done, before.rows_total):
+        rows = (new.rows_done, new.rows_total)
+        if rows == (old.rows_done, old.rows_total):
             return after
         job_uid = self._job_of[uid]
         at = self._rows_at.get(job_uid)
         if at is not None and timedelta(0) <= now - at < timedelta(seconds=ROWS_TOLD_SECONDS):
             self._rows_waiting[uid] = rows
-            return replace(after, rows_done=before.rows_done, rows_total=before.rows_total)
+            return _with_rows(after, (old.rows_done, old.rows_total))
         self._rows_at[job_uid] = now
         self._rows_waiting.pop(uid, None)
         for other in self._members_of[job_uid] & self._rows_waiting.keys():
-            done, total = self._rows_waiting.pop(other)
-            self._sessions[other] = replace(self._sessions[other], rows_done=done, rows_total=total)
+            self._sessions[other] = _with_rows(self._sessions[other], self._rows_waiting.pop(other))
         return after
 
     def disconnect(self, member_uid: str, now: datetime) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from finetune_contract.messages import StorageState
+from finetune_contract.reports import StorageState
 from finetune_operator.times import STORAGE_TOLD_SECONDS, WAKE_CALM_SECONDS
 
 

@@ -16,7 +16,7 @@ from finetune_operator.times import MAX_FAILED_STARTS, SECONDS_A_SILENT_END, TUR
 
 def fail_a_job_past_its_deadline(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Counted is the time with pods, or with pods on their way; time in the queue and suspended time is not the job's."""
-    limit = gang.job.spec.active_deadline_seconds
+    limit = gang.spec.active_deadline_seconds
     if limit is None or gang.status.pinned is None:
         return None
     spent = advance(gang.status, gang.status, gang.now)
@@ -33,17 +33,17 @@ def give_back_a_gang_that_never_starts(gang: Gang, diagnosis: Diagnosis) -> Answ
         return None
     stuck = tuple(member for member in gang.members if never_started(gang, member) or waits_for_a_store(gang, member))
     silent = gang.status.silent_members.count
-    if stuck and len(gang.members) - len(stuck) < gang.job.spec.resources.nodes.min:
+    if stuck and len(gang.members) - len(stuck) < gang.spec.min_nodes:
         why = f"{stuck[0].name}: {why_not_started(gang, stuck[0])}"
         why += f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
-    elif silent * SECONDS_A_SILENT_END >= gang.job.spec.placement.start_timeout_seconds:
+    elif silent * SECONDS_A_SILENT_END >= gang.spec.start_timeout_seconds:
         why = f"{silent} members in a row ended before connecting to the operator; their logs say why"
     else:
         return None
     count = gang.status.failed_starts.count + 1
     if count >= MAX_FAILED_STARTS:
         return fail(gang, reason="NeverStarted", message=f"{why}; this was so {count} times in a row")
-    least = gang.job.spec.termination_grace_period_seconds + TURN_SECONDS  # its pods have gone, and another gang had a turn
+    least = gang.spec.grace_seconds + TURN_SECONDS  # its pods have gone, and another gang had a turn
     answer = give_back(gang, reason="NeverStarted", why=why, backs_off=True, least_seconds=least)
     status = changed(answer.status, failed_starts=MemberFailures(count=count, last_at=gang.now), silent_members=MemberFailures())
     return replace(answer, status=status)

@@ -27,7 +27,7 @@ def keep_an_ended_job_ended(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     told = status.condition(kind)
     ended_at = status.completion_time or gang.now
     age = (gang.now - ended_at).total_seconds()
-    ttl = gang.job.spec.ttl_seconds_after_finished
+    ttl = gang.spec.ttl_seconds
     is_expired = ttl is not None and age >= ttl
     doomed = [member.pod for member in gang.everyone if member.pod is not None and (is_expired or _is_left_over(member, age))]
     waits = [] if not _live(gang) or age >= EXIT_SECONDS else [EXIT_SECONDS - age]
@@ -48,14 +48,14 @@ def complete_a_finished_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     published = published_output(gang)
     if published is None:
         return None
-    spec, pinned = gang.job.spec, gang.status.pinned
+    run, pinned = gang.spec.run, gang.status.pinned
     output = OutputEntry(
         uri=published.uri,
         sha256=published.sha256,
         num_bytes=published.num_bytes,
-        base_model=spec.model.uri,
+        base_model=run.model_uri,
         base_revision=None if pinned is None or pinned.inputs is None else pinned.inputs.model_revision,
-        rank=spec.adapter.rank,
+        rank=run.adapter_rank,
     )
     found = "was there already" if published.already_present else f"was published after step {published.step}"
     message = f"the adapter {found}: {published.uri}"
@@ -123,7 +123,7 @@ def _other_inputs(gang: Gang) -> Trouble | None:
     """A member that found other bytes than the first ones fails by name; it must never train."""
     pinned = gang.status.pinned.inputs if gang.status.pinned is not None else None
     ready = (member for member in gang.members if member.is_ready)
-    found = [(member, member.session.inputs) for member in ready if member.session is not None and member.session.inputs is not None]
+    found = [(member, member.run.inputs) for member in ready if member.run is not None and member.run.inputs is not None]
     if not found:
         return None
     first = pinned.digests() if pinned is not None else found[0][1]
@@ -131,7 +131,7 @@ def _other_inputs(gang: Gang) -> Trouble | None:
     if other is None:
         return None
     is_model = (first.model, first.model_revision) != (inputs.model, inputs.model_revision)
-    field, uri = ("spec.model.uri", gang.job.spec.model.uri) if is_model else ("spec.dataset.uri", gang.job.spec.dataset.uri)
+    field, uri = ("spec.model.uri", gang.spec.run.model_uri) if is_model else ("spec.dataset.uri", gang.spec.run.dataset_uri)
     what = f"{other.name} found other bytes at {uri} than the members before it"
     message = f"{field}: {what}; put the old bytes back, or make a new job from the new ones"
     return Trouble(failure_class=FailureClass.USER_ERROR, message=message, member=other.name, kind=FailureKind.CAUSE)

@@ -17,7 +17,7 @@ from finetune_operator.decide.recovering import recoveries
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.decide.recovering.formation import form
 from finetune_operator.decide.recovering.orders import orders_of_formation, probes
-from finetune_operator.decide.recovering.starting import has_no_container_yet, what_it_mounts
+from finetune_operator.decide.recovering.starting import has_no_container_yet
 from finetune_operator.decide.recovering.trouble import seconds_until_unreachable
 from finetune_operator.times import PROBE_SECONDS, SILENT_SECONDS, WATCH_SECONDS
 
@@ -68,8 +68,8 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
         if pending is not None and pending.total_seconds is None:
             return Phase.RECOVERING, "Starting", f"{pending.reason}; {nodes} starts"[:1024]
         return Phase.STARTING, "Starting", f"{nodes} starts{_rows_made(gang)}"
-    session = gang.crew[0].session if gang.crew and gang.active is not None and gang.active.number == entry.number else None
-    phase = Phase.TRAINING if session is None else _PHASE_OF.get(session.phase, Phase.TRAINING)
+    run = gang.crew[0].run if gang.crew and gang.active is not None and gang.active.number == entry.number else None
+    phase = Phase.TRAINING if run is None else _PHASE_OF.get(run.phase, Phase.TRAINING)
     blocked = _what_blocks(gang, status)
     if blocked is not None:
         return phase, blocked[0], f"{nodes} trains; {blocked[1]}"
@@ -78,8 +78,8 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
 
 def _rows_made(gang: Gang) -> str:
     """Of the member that has most before it: all wait for that one."""
-    told = [member.session for member in gang.crew if member.session is not None and member.session.rows_done is not None]
-    behind = min(told, key=lambda session: session.rows_done or 0, default=None)
+    told = [member.run for member in gang.crew if member.run is not None and member.run.rows_done is not None]
+    behind = min(told, key=lambda run: run.rows_done or 0, default=None)
     if behind is None:
         return ""
     total = f" of about {behind.rows_total}" if behind.rows_total is not None else ""
@@ -112,7 +112,7 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
         return "ContainerWaiting", f"{stuck.name}: {stuck.waiting}"
     bare = tuple(member for member in gang.members if has_no_container_yet(gang, member))
     if bare:
-        why = f"its image is still pulled, or one of what it mounts is missing ({what_it_mounts(gang.job)})"
+        why = f"its image is still pulled, or one of what it mounts is missing ({', '.join(gang.spec.mounted) or 'none'})"
         advice = f"{why}; see kubectl describe pod {bare[0].name}"
         return "NoContainer", f"{sentence_of(bare)} {_are(bare)} placed without a container; {advice}"
     if (foreign := next((member for member in gang.members if _speaks_no_common_version(member)), None)) is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from finetune_operator.coordinator.server import MemberIdentity, TokenRefused
+from finetune_operator.coordinator.identity import MemberIdentity, TokenRefused
 from finetune_operator.decide.facts.observed import PodView
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.client import ApiClient, ApiError, Unreachable

@@ -22,7 +22,8 @@ from finetune_contract.values import changed
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.render_config import render_config
 from finetune_operator.api.status import JobStatus
-from finetune_operator.coordinator.server import CHANNEL_PATH, Coordinator
+from finetune_operator.coordinator.handshake import CHANNEL_PATH
+from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.facts.observed import Session
 from finetune_operator.local.folders import RunFolders
@@ -111,7 +112,7 @@ class LocalRun:
     @property
     def step(self) -> int:
         """The newest step that the newest formation reported; 0 before its first."""
-        reported = [session.progress for session in self.sessions if session.progress is not None]
+        reported = [session.run.progress for session in self.sessions if session.run.progress is not None]
         newest = max(reported, key=lambda progress: (progress.formation, progress.step), default=None)
         return 0 if newest is None else newest.step
 

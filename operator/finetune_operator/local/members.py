@@ -19,7 +19,7 @@ from pathlib import Path
 from finetune_contract.failures import FailureReport
 from finetune_contract.last_words import MAX_BYTES, Finished, parse_last_words
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.coordinator.server import MemberIdentity, TokenRefused
+from finetune_operator.coordinator.identity import MemberIdentity, TokenRefused
 from finetune_operator.decide.facts.observed import PodPhase, PodView
 from finetune_operator.local.folders import RunFolders
 from finetune_operator.local.proc import kill_all_in

@@ -27,7 +27,7 @@ class RunView:
 def view_run(job: FineTuneJob, sessions: Iterable[Session], last_event: str) -> RunView:
     """The newest of what the status and the sessions know."""
     status = job.status
-    reported = [session.progress for session in sessions if session.progress is not None]
+    reported = [session.run.progress for session in sessions if session.run.progress is not None]
     newest = max(reported, key=lambda progress: (progress.formation, progress.step), default=None)
     known = status.progress if newest is None else newest
     has_left = known is not None and not status.is_ended and known.step < known.total_steps

@@ -15,7 +15,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from finetune_contract.backoff import Backoff
-from finetune_contract.messages import Hello, render_message
+from finetune_contract.messages import Hello
 from finetune_contract.orders import Order, parse_order
 from finetune_contract.times import (
     CONNECT_SECONDS,
@@ -24,7 +24,7 @@ from finetune_contract.times import (
     HEARTBEAT_SECONDS,
     LONGEST_RECONNECT_SECONDS,
 )
-from finetune_contract.values import Value
+from finetune_contract.values import Value, render_message
 
 _BACKOFF = Backoff(first_seconds=FIRST_RECONNECT_SECONDS, longest_seconds=LONGEST_RECONNECT_SECONDS)
 
@@ -32,13 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class Channel:
-    """`hello` renders the member's state; `obey` takes each order and must not wait."""
+    """`run` once; whatever is said before is dropped."""
 
-    def __init__(
-        self, *, folder: Path, token_file: Path, hello: Callable[[], Hello], obey: Callable[[Order], None], random: Random
-    ) -> None:
-        self._folder, self._token_file = folder, token_file
-        self._hello, self._obey, self._random = hello, obey, random
+    def __init__(self, *, folder: Path, token_file: Path, random: Random) -> None:
+        self._folder, self._token_file, self._random = folder, token_file, random
         self._outbox: asyncio.Queue[str] | None = None
         self.lost_at: float | None = None  # loop time since when nobody listens; None while connected
 
@@ -58,13 +55,14 @@ class Channel:
                 async with asyncio.timeout(seconds):
                     await self._outbox.join()
 
-    async def run(self) -> None:
+    async def run(self, *, hello: Callable[[], Hello], obey: Callable[[Order], None]) -> None:
+        """For ever. `hello` renders the member's state; `obey` takes each order and must not wait."""
         clock = asyncio.get_running_loop().time
         self.lost_at = clock()
         num_failures = 0
         while True:
             try:
-                await self._converse()
+                await self._converse(hello, obey)
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 _log.warning("no channel to the coordinator: %s: %s", type(error).__name__, error)
             if self._outbox is not None:
@@ -73,7 +71,7 @@ class Channel:
             num_failures += 1
             await asyncio.sleep(_BACKOFF.spread_after(num_failures, self._random))
 
-    async def _converse(self) -> None:
+    async def _converse(self, hello: Callable[[], Hello], obey: Callable[[Order], None]) -> None:
         url = (self._folder / "url").read_text().strip()
         headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
@@ -82,34 +80,26 @@ class Channel:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 socket = await connecting
             async with socket:
-                await self._talk(socket)
+                await self._talk(socket, hello(), obey)
 
     def _trust(self) -> ssl.SSLContext | bool:
         bundle = self._folder / "ca.crt"
         return ssl.create_default_context(cafile=str(bundle)) if bundle.exists() else True
 
-    async def _talk(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _talk(self, socket: aiohttp.ClientWebSocketResponse, hello: Hello, obey: Callable[[Order], None]) -> None:
         outbox: asyncio.Queue[str] = asyncio.Queue()
-        outbox.put_nowait(render_message(self._hello()))
+        outbox.put_nowait(render_message(hello))
         self._outbox, self.lost_at = outbox, None
         _log.info("channel is open")
         writer = asyncio.create_task(_write(outbox, socket))
         try:
             async for frame in socket:
                 if frame.type is aiohttp.WSMsgType.TEXT:
-                    self._take(frame.data)
+                    _take(frame.data, obey)
         finally:
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError, aiohttp.ClientError):
                 await writer
-
-    def _take(self, frame: str) -> None:
-        try:
-            order = parse_order(frame)
-        except ValidationError as error:
-            _log.warning("an order was not understood and is left out: %s", error)
-            return
-        self._obey(order)
 
 
 async def _write(outbox: asyncio.Queue[str], socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -117,3 +107,12 @@ async def _write(outbox: asyncio.Queue[str], socket: aiohttp.ClientWebSocketResp
         frame = await outbox.get()
         await socket.send_str(frame)
         outbox.task_done()
+
+
+def _take(frame: str, obey: Callable[[Order], None]) -> None:
+    try:
+        order = parse_order(frame)
+    except ValidationError as error:
+        _log.warning("an order was not understood and is left out: %s", error)
+        return
+    obey(order)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_contract.times import BETWEEN_PROGRESS_SECONDS
 
 

@@ -1,5 +1,8 @@
 """The local ranks of one formation as their events tell: who runs, who is done, whose end explains the others' ends."""
 
+import contextlib
+import os
+import signal
 from dataclasses import dataclass, field
 
 from finetune_contract.failures import FailureKind, FailureReport, kind_of
@@ -7,9 +10,10 @@ from finetune_contract.failures import FailureKind, FailureReport, kind_of
 
 @dataclass
 class Ranks:
-    """`num_local` ranks are expected; reports keep the order in which they came."""
+    """`num_local` ranks are expected, the first of them is rank `first`; reports keep the order in which they came."""
 
     num_local: int
+    first: int = 0
     pids: dict[int, int] = field(default_factory=dict)  # local rank -> pid
     done: set[int] = field(default_factory=set)
     reports: list[FailureReport] = field(default_factory=list)
@@ -17,6 +21,16 @@ class Ranks:
     @property
     def are_done(self) -> bool:
         return len(self.done) == self.num_local
+
+    @property
+    def pids_by_rank(self) -> dict[int, int]:
+        return {self.first + local_rank: pid for local_rank, pid in self.pids.items()}
+
+    def dump_stacks(self) -> None:
+        """Ask every worker to write its stacks to the log."""
+        for pid in self.pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
 
     def add(self, report: FailureReport) -> None:
         """The first report of a rank wins: its own words come before what the launcher saw of its exit."""

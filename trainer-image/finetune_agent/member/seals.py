@@ -6,8 +6,8 @@ It compares times and sizes, for hashing 16 GB before each formation would cost 
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_agent.preparing.digests import model_files
 from finetune_agent.preparing.messages import ReadyInputs
+from finetune_agent.preparing.model_files import model_files
 
 Seals = Mapping[Path, tuple[int, int]]
 

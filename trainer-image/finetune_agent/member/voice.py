@@ -1,150 +1,56 @@
-"""What this member says of itself: one state that `hello` renders whole, and each change told at once."""
+"""What this member says of itself: who and where it is, whom it reaches, that it leaves. `hello` says all that it knows."""
 
-import asyncio
-import logging
 import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from finetune_agent.member.last_words import write_last_words
+from finetune_agent.member.run_report import RunReport
 from finetune_agent.settings import Settings
-from finetune_agent.tracking.client import Tracking
-from finetune_agent.tracking.messages import Outcome
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
-from finetune_contract.failures import FailureReport
-from finetune_contract.last_words import Finished
-from finetune_contract.messages import Committed, Failed, Hello, Leaving, MemberPhase, Output, PhaseChanged, Progress, StorageState
-from finetune_contract.run_order import WorkerPrepared
-from finetune_contract.slots import SlotFile
-from finetune_contract.state import InputDigests, StateId, newest_state
+from finetune_contract.messages import Hello, Leaving, Probed
 from finetune_contract.values import Value
 
 _PORTS = (20000, 32000)  # below the ephemeral range: no outgoing connection takes one between choice and use
-_log = logging.getLogger(__name__)
 
 
 class Voice:
     """`send` may drop what is said; the state is kept, so the next hello makes up for it."""
 
-    def __init__(
-        self, *, settings: Settings, job_uid: str, slots: SlotFile, send: Callable[[Value], None], tracking: Tracking, random: Random
-    ) -> None:
-        self._settings, self._job_uid, self._slots, self._send, self._random = settings, job_uid, slots, send, random
-        self.tracking = tracking
+    def __init__(self, *, settings: Settings, run: RunReport, send: Callable[[Value], None], random: Random) -> None:
+        self._settings, self._run, self._send, self._random = settings, run, send, random
         self.probe_port: int | None = None
-        self.phase = MemberPhase.PREPARING
-        self.changed_at = 0.0  # loop time of the last change of phase
-        self.formation = 0
         self.term = 0
-        self.commit: StateId | None = None
-        self.storage: StorageState | None = None
-        self.inputs: InputDigests | None = None
-        self.progress: Progress | None = None
-        self.failure: FailureReport | None = None
-        self.failed_formation: int | None = None
-        self.output: Output | None = None
         self.leaving_seconds: Callable[[], float] | None = None
 
-    @property
-    def snapshot(self) -> StateId | None:
-        return self._slots.newest_id()
-
-    @property
-    def outcome(self) -> Outcome:
-        """What a tracker calls the end of this member."""
-        if self.phase is MemberPhase.FINISHED:
-            return "finished"
-        return "preempted" if self.failure is None else "failed"
-
-    @property
-    def is_behind(self) -> bool:
-        """The newest snapshot is not committed, as far as this member knows."""
-        newest = self.snapshot
-        return newest is not None and (self.commit is None or self.commit.order < newest.order)
-
-    def describe_lag(self) -> str:
-        """For a member that ends while it is behind."""
-        before = "it committed none" if self.commit is None else f"its newest commit is of step {self.commit.step}"
-        step = 0 if self.snapshot is None else self.snapshot.step
-        return f"step {step} could not be committed before this member ended, {before}; what no other member holds is computed again"
-
     def hello(self) -> Hello:
+        run = self._run
         return Hello(
             member_uid=self._settings.member_uid,
-            job_uid=self._job_uid,
+            job_uid=run.uid,
             address=self._settings.address,
             port=find_port(self._random),
             probe_port=self.probe_port,
             num_devices=count_devices(Path("/dev")),
             contract_version=CONTRACT_VERSION,
             oldest_contract_version=OLDEST_CONTRACT_VERSION,
-            phase=self.phase,
-            formation=self.formation,
+            phase=run.phase,
+            formation=run.formation,
             term=self.term,
-            snapshot=self.snapshot,
-            commit=self.commit,
-            inputs=self.inputs,
-            progress=self.progress,
-            failure=self.failure,
-            failed_formation=self.failed_formation,
-            output=self.output,
+            snapshot=run.snapshot,
+            commit=run.commit,
+            inputs=run.inputs,
+            progress=run.progress,
+            failure=run.failure,
+            failed_formation=run.failed_formation,
+            output=run.output,
             leaving_seconds=None if self.leaving_seconds is None else self.leaving_seconds(),
-            storage=self.storage,
+            storage=run.storage,
         )
 
-    def say(self, message: Value) -> None:
-        self._send(message)
-
-    def enter(self, phase: MemberPhase, *, resumed_step: int | None = None, first_step_seconds: float | None = None) -> None:
-        """Change the phase and tell it with all that belongs to it."""
-        if phase is not self.phase:
-            _log.info("%s", phase.value, extra={"formation": self.formation, "phase": phase.value})
-            self.changed_at = asyncio.get_running_loop().time()
-        self.phase = phase
-        self._send(
-            PhaseChanged(
-                phase=phase,
-                formation=self.formation,
-                inputs=self.inputs,
-                snapshot=self.snapshot,
-                commit=self.commit,
-                resumed_step=resumed_step,
-                first_step_seconds=first_step_seconds,
-                output=self.output,
-            )
-        )
-
-    def stepped(self, progress: Progress) -> None:
-        """Every step of node rank 0; what of it goes to the coordinator is the formation's to say."""
-        self.progress = progress
-        self.tracking.offer(progress)
-
-    def prepared(self, bytes_done: int, bytes_total: int | None) -> None:
-        self._send(PhaseChanged(phase=MemberPhase.PREPARING, formation=0, bytes_done=bytes_done, bytes_total=bytes_total))
-
-    def made_tokens(self, prepared: WorkerPrepared) -> None:
-        self._send(PhaseChanged(phase=self.phase, formation=self.formation, rows_done=prepared.rows_done, rows_total=prepared.rows_total))
-
-    def publish(self, output: Output) -> None:
-        """The adapter is complete. Written down at once: whatever ends this member now, the job is done."""
-        self.output = output
-        finished = Finished(formation=self.formation, output=output, progress=self.progress)
-        write_last_words(self._settings.termination_log, finished)
-
-    def fail(self, report: FailureReport) -> None:
-        _log.error("%s: %s", report.failure_class.value, report.message, extra={"formation": self.formation})
-        self.failure, self.failed_formation = report, self.formation
-        self._send(Failed(formation=self.formation, report=report, snapshot=self.snapshot))
-
-    def committed(self, committed: Committed) -> None:
-        self.commit = newest_state(self.commit, committed.state)
-        self._send(committed)
-
-    def storage_changed(self, storage: StorageState) -> None:
-        self.storage = storage
-        self._send(storage)
+    def answer_probe(self, peer_uid: str, *, reachable: bool) -> None:
+        self._send(Probed(peer_uid=peer_uid, reachable=reachable))
 
     def leave(self, seconds: float, seconds_left: Callable[[], float]) -> None:
         self.leaving_seconds = seconds_left

@@ -12,7 +12,7 @@ from finetune_agent.preparing.messages import (
     parse_transfer_report,
 )
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.messages import Warned
+from finetune_contract.reports import Warned
 
 _MAX_LINE_BYTES = 1 << 20
 

@@ -7,9 +7,10 @@ import hashlib
 from pathlib import Path
 from random import Random
 
-from finetune_agent.preparing.digests import Fetched, InputChanged, combine, hash_file, is_model_file, read_marker, write_marker
+from finetune_agent.preparing.digests import Fetched, InputChanged, combine, hash_file, read_marker, write_marker
 from finetune_agent.preparing.hub import Hub, HubFiles
 from finetune_agent.preparing.in_place import folder_in_place, model_in_place, refuse_no_model, rows_in_place
+from finetune_agent.preparing.model_files import is_model_file
 from finetune_agent.preparing.row_files import choose_files
 from finetune_agent.settings import LOCAL, Reach
 from finetune_agent.stores.credentials import CredentialFiles

@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from finetune_agent.preparing.digests import is_model_file
 from finetune_agent.preparing.in_place import refuse_no_model
+from finetune_agent.preparing.model_files import is_model_file
 from finetune_agent.preparing.row_files import choose_of_repository
 from finetune_agent.stores.object_store import DISK_FULL, StoreRefused, StoreUnavailable
 from finetune_agent.stores.reachable import check_reachable

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_agent.preparing.digests import Fetched, combine, hash_file, is_model_file, model_files
+from finetune_agent.preparing.digests import Fetched, combine, hash_file
+from finetune_agent.preparing.model_files import is_model_file, model_files
 from finetune_agent.preparing.row_files import choose_files
 from finetune_agent.stores.object_store import StoreRefused
 from finetune_agent.stores.open_store import check_inside

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Output, Warned
+from finetune_contract.reports import Output, Warned
 from finetune_contract.state import InputDigests
 from finetune_contract.values import Value
 

@@ -9,8 +9,8 @@ from finetune_agent.stores.object_store import ObjectStore, PutResult, StoreRefu
 from finetune_agent.stores.open_store import open_store
 from finetune_agent.uploading.publish import read_output_manifest, render_output
 from finetune_contract.config import JobConfig
-from finetune_contract.messages import Output, Warned
 from finetune_contract.places import parse_place
+from finetune_contract.reports import Output, Warned
 
 
 def check_output_place(config: JobConfig, credentials: CredentialFiles, random: Random, settings: Settings) -> Output | None:

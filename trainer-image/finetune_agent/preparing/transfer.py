@@ -24,10 +24,10 @@ from finetune_agent.stores.object_store import DISK_FULL
 from finetune_agent.tracking.tracking_check import check_tracking
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, FailureReport, TrainingError
-from finetune_contract.messages import Output, Warned, render_message
 from finetune_contract.reasons import STORE_AWAY
+from finetune_contract.reports import Output, Warned
 from finetune_contract.state import InputDigests
-from finetune_contract.values import Value
+from finetune_contract.values import Value, render_message
 
 _Result = TypeVar("_Result")
 

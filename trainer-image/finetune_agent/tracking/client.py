@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_agent.tracking.messages import Ended, Outcome, Tracked, parse_tracker_report
-from finetune_contract.messages import Progress, Warned, render_message
+from finetune_contract.reports import Progress, Warned
 from finetune_contract.times import TRACKING_LONGEST_FINISH_SECONDS, TRACKING_RESTART_SECONDS
+from finetune_contract.values import render_message
 
 _MOST_WAITING = 10_000
 _MAX_LINE_BYTES = 1 << 20

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from finetune_contract.messages import Progress, Warned
+from finetune_contract.reports import Progress, Warned
 from finetune_contract.values import Value
 
 Outcome = Literal["finished", "failed", "preempted"]  # preempted: another member goes on, now or later

@@ -20,9 +20,9 @@ from finetune_agent.settings import Settings, read_settings
 from finetune_agent.stores.credentials import CredentialFiles
 from finetune_agent.tracking.messages import Ended, Outcome, parse_tracked
 from finetune_contract.config import JobConfig
-from finetune_contract.messages import Progress, Warned, render_message
+from finetune_contract.reports import Progress, Warned
 from finetune_contract.times import TRACKER_RETRY_SECONDS
-from finetune_contract.values import Value
+from finetune_contract.values import Value, render_message
 
 _log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from finetune_agent.uploading.messages import Answer, CommitNewest, Follow, LoadNewest, Publish, Question, Rest, Unasked, parse_report
 from finetune_contract.failures import TrainingError
-from finetune_contract.messages import Output, render_message
+from finetune_contract.reports import Output
 from finetune_contract.state import InputDigests, StateId
 from finetune_contract.times import ASK_UPLOADER_AGAIN_SECONDS
-from finetune_contract.values import Value
+from finetune_contract.values import Value, render_message
 
 _MAX_LINE_BYTES = 1 << 20
 _log = logging.getLogger(__name__)

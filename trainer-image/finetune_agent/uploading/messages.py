@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from finetune_contract.failures import FailureReport
-from finetune_contract.messages import Committed, Output, StorageState, Warned
+from finetune_contract.reports import Committed, Output, StorageState, Warned
 from finetune_contract.state import InputDigests, StateId
 from finetune_contract.values import Value
 

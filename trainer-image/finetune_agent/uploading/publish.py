@@ -16,7 +16,7 @@ from finetune_contract.commits import OUTPUT_MANIFEST_NAME, OutputFile, OutputMa
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.inside import open_inside
-from finetune_contract.messages import Output
+from finetune_contract.reports import Output
 
 
 def read_output_manifest(store: ObjectStore) -> OutputManifest | None:

@@ -26,12 +26,12 @@ from finetune_agent.uploading.publish import publish
 from finetune_contract.backoff import Backoff
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import FailureClass, FailureReport, TrainingError
-from finetune_contract.messages import Committed, Output, StorageProblem, StorageState, Warned, render_message
 from finetune_contract.places import parse_place
+from finetune_contract.reports import Committed, Output, StorageProblem, StorageState, Warned
 from finetune_contract.slots import SlotFile
 from finetune_contract.state import StateId
 from finetune_contract.times import UPLOAD_FIRST_BACKOFF_SECONDS, UPLOAD_LONGEST_BACKOFF_SECONDS, UPLOADER_LOOK_SECONDS
-from finetune_contract.values import Value
+from finetune_contract.values import Value, render_message
 
 _BACKOFF = Backoff(first_seconds=UPLOAD_FIRST_BACKOFF_SECONDS, longest_seconds=UPLOAD_LONGEST_BACKOFF_SECONDS)
 _WAITING = {

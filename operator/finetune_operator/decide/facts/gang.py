@@ -9,7 +9,8 @@ from finetune_contract.messages import MemberPhase
 from finetune_contract.state import StateId, newest_state
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import FormationEntry, JobStatus
-from finetune_operator.decide.facts.observed import Observed, PodPhase, PodView, Session
+from finetune_operator.decide.facts.gang_spec import GangSpec, gang_spec
+from finetune_operator.decide.facts.observed import Observed, PodPhase, PodView, RunFacts, Session
 
 WORKING = frozenset({MemberPhase.STARTING, MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING})
 PAST_FIRST_STEP = frozenset({MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING, MemberPhase.FINISHED})
@@ -25,6 +26,11 @@ class Member:
     pod: PodView | None
     session: Session | None
     is_gone: bool
+
+    @property
+    def run(self) -> RunFacts | None:
+        """What it said of the run; None: it never spoke."""
+        return None if self.session is None else self.session.run
 
     @property
     def is_ended(self) -> bool:
@@ -44,13 +50,13 @@ class Member:
 
     @property
     def is_working(self) -> bool:
-        return self.session is not None and self.is_connected and self.session.phase in WORKING
+        return self.run is not None and self.is_connected and self.run.phase in WORKING
 
     @property
     def is_ready(self) -> bool:
         """Its inputs are there and it can take the next start; one that has published takes none."""
-        session = self.session
-        return self.is_connected and not self.is_leaving and session is not None and session.inputs is not None and session.output is None
+        run = self.run
+        return self.is_connected and not self.is_leaving and run is not None and run.inputs is not None and run.output is None
 
     @property
     def is_placed(self) -> bool:
@@ -59,10 +65,10 @@ class Member:
     @property
     def newest_held(self) -> StateId | None:
         """The newest state in its memory: as reported, or as follows from a reported step (a snapshot precedes the report)."""
-        if self.session is None:
+        if self.run is None:
             return None
-        progress = self.session.progress
-        return newest_state(self.session.snapshot, StateId(formation=progress.formation, step=progress.step) if progress else None)
+        progress = self.run.progress
+        return newest_state(self.run.snapshot, StateId(formation=progress.formation, step=progress.step) if progress else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,7 @@ class Gang:
 
     observed: Observed
     job: FineTuneJob
+    spec: GangSpec
     members: tuple[Member, ...]
     crew: tuple[Member, ...]
     strays: tuple[PodView, ...]  # not listed; of those that were, the ones in the crew take part until the next formation
@@ -89,7 +96,7 @@ class Gang:
 
     @property
     def num_wanted(self) -> int:
-        return self.job.spec.resources.nodes.max
+        return self.spec.max_nodes
 
     @property
     def active(self) -> FormationEntry | None:
@@ -119,7 +126,7 @@ class Gang:
         entry = self.status.formation
         if entry is None:
             return 0
-        reported = [member.session.progress for member in self.crew if member.session is not None and member.session.progress is not None]
+        reported = [member.run.progress for member in self.crew if member.run is not None and member.run.progress is not None]
         written = 0 if self.status.progress is None or entry.first_step_at is None else self.status.progress.step
         return max((progress.step for progress in reported if progress.formation == entry.number), default=written)
 
@@ -131,8 +138,8 @@ class Gang:
     @property
     def is_past_training(self) -> bool:
         """Node rank 0 publishes the adapter: it needs nobody else any more."""
-        session = self.crew[0].session if self.crew else None
-        return self.active is not None and session is not None and self.crew[0].is_connected and session.phase is MemberPhase.EXPORTING
+        run = self.crew[0].run if self.crew else None
+        return self.active is not None and run is not None and self.crew[0].is_connected and run.phase is MemberPhase.EXPORTING
 
 
 def look(observed: Observed, job: FineTuneJob) -> Gang:
@@ -153,7 +160,15 @@ def look(observed: Observed, job: FineTuneJob) -> Gang:
     listed_uids = {member.uid for member in listed.values()}
     awaited = {job.member_name(member.serial) for member in listed.values() if member.uid is None}
     strays = tuple(pod for pod in observed.pods if pod.uid not in listed_uids and pod.name not in awaited)
-    return Gang(observed=observed, job=job, members=tuple(members), crew=tuple(crew), strays=strays, spares=tuple(spares))
+    return Gang(
+        observed=observed,
+        job=job,
+        spec=gang_spec(job.spec),
+        members=tuple(members),
+        crew=tuple(crew),
+        strays=strays,
+        spares=tuple(spares),
+    )
 
 
 def member_uids(status: JobStatus, noted: Mapping[int, str]) -> frozenset[str]:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus
+from finetune_operator.decide.facts.gang_spec import GangSpec, gang_spec
 from finetune_operator.decide.facts.observed import LineEntry, Observed, PodPhase, PodView
 from finetune_operator.times import BACKOFF_JITTER, LONGEST_BLOCK_SECONDS, MAX_BACKOFF_SECONDS, SHORTEST_TURN_SECONDS, TURN_SECONDS
 
@@ -59,19 +60,19 @@ class Window:
 
 def line_entry(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> LineEntry | None:
     """The place of one job in the line; None if it neither waits nor goes before those that wait."""
-    status = job.status
-    if job.metadata.deletion_timestamp is not None or status.is_ended or job.spec.suspend:
+    spec, status = gang_spec(job.spec), job.status
+    if job.metadata.deletion_timestamp is not None or status.is_ended or spec.is_suspended:
         return None
     listed = {entry.uid for entry in status.places}
     has_unschedulable = any(pod.uid in listed and is_unschedulable(pod) for pod in pods)
     is_placing = status.placement.placing_since is not None
     has_started = bool(status.members) and not is_placing
-    if has_started and not (has_unschedulable and goes_before_others(job, pods, now)):
+    if has_started and not (has_unschedulable and goes_before_others(spec, status, pods, now)):
         return None
     return LineEntry(
         key=job.key,
         uid=job.metadata.uid,
-        priority=job.spec.priority,
+        priority=spec.priority,
         created_at=job.metadata.creation_timestamp or now,
         is_placing=is_placing,
         has_unschedulable=has_unschedulable,
@@ -79,17 +80,17 @@ def line_entry(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> Li
         backoff_until=None if status.members else status.placement.backoff_until,
         gave_back_at=None if status.members else status.placement.gave_back_at,
         attempts=status.placement.attempts,
-        is_passed=had_its_turn(job, pods, now),
+        is_passed=had_its_turn(status, pods, now),
         is_refused=status.placement.is_refused and not status.members,
     )
 
 
-def goes_before_others(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> bool:
+def goes_before_others(spec: GangSpec, status: JobStatus, pods: tuple[PodView, ...], now: datetime) -> bool:
     """A running gang that replaces what its formation had: counted from the first loss, whatever becomes of the replacements."""
-    since = job.status.replacing_since
-    if since is None or num_to_replace(job.spec.resources.nodes.min, job.status, pods) == 0:
+    since = status.replacing_since
+    if since is None or num_to_replace(spec.min_nodes, status, pods) == 0:
         return False
-    longest = timedelta(seconds=min(job.spec.placement.timeout_seconds, LONGEST_BLOCK_SECONDS))
+    longest = timedelta(seconds=min(spec.placement_timeout_seconds, LONGEST_BLOCK_SECONDS))
     return timedelta(0) <= now - since < longest
 
 
@@ -102,15 +103,15 @@ def num_to_replace(num_nodes_min: int, status: JobStatus, pods: tuple[PodView, .
     return max(min(num_nodes_min, len(status.formation.serials)) - num_placed, 0)
 
 
-def had_its_turn(job: FineTuneJob, pods: tuple[PodView, ...], now: datetime) -> bool:
+def had_its_turn(status: JobStatus, pods: tuple[PodView, ...], now: datetime) -> bool:
     """No pod of the gang found a node for so long; a gang that failed before has a shorter turn.
 
     Only the pods with which the placement began lengthen it: one that replaces another could do so again and again.
     """
-    placement = job.status.placement
+    placement = status.placement
     if placement.placing_since is None:
         return False
-    listed = {entry.uid for entry in job.status.places}
+    listed = {entry.uid for entry in status.places}
     first_until = placement.placing_since + timedelta(seconds=TURN_SECONDS)
     gains = [pod.placed_at for pod in pods if pod.uid in listed and pod.placed_at is not None and pod.created_at < first_until]
     seconds = max(TURN_SECONDS / 2 ** min(placement.attempts, 10), SHORTEST_TURN_SECONDS)
@@ -210,9 +211,9 @@ def whose_turn_may_come(line: Sequence[LineEntry], window: Window, now: datetime
     return frozenset(found if called is None else found | {called})
 
 
-def is_luxury_due(observed: Observed, job: FineTuneJob) -> bool:
+def is_luxury_due(observed: Observed, key: Key, priority: int) -> bool:
     """Nobody waits whom more pods of a gang that can train without them would overtake."""
-    if do_others_wait(observed, job.key):
+    if do_others_wait(observed, key):
         return False
-    urgent = (entry for entry in observed.line if entry.key != job.key and entry.priority > job.spec.priority)
+    urgent = (entry for entry in observed.line if entry.key != key and entry.priority > priority)
     return not any(is_backing_off(entry, observed.now) and entry.attempts <= LUXURY_ATTEMPTS for entry in urgent)

@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from finetune_contract.failures import FailureReport
 from finetune_contract.last_words import Finished
-from finetune_contract.messages import MemberPhase, Output, Progress, StorageState
+from finetune_contract.messages import MemberPhase
+from finetune_contract.reports import Output, Progress, StorageState
 from finetune_contract.state import InputDigests, StateId
 from finetune_operator.api.job import FineTuneJob
 
@@ -58,15 +59,10 @@ class PodView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
-    """What the agent of one member said so far: its `hello`, updated by every later message."""
+class RunFacts:
+    """What a member said of the run that it works in."""
 
-    member_uid: str
-    is_connected: bool
-    changed_at: datetime  # connection made or lost
-    contract_version: int
-    address: str
-    port: int
+    uid: str  # of its job
     phase: MemberPhase
     formation: int
     phase_at: datetime  # when it entered this phase of this formation, as far as it was heard
@@ -82,17 +78,30 @@ class Session:
     output: Output | None
     resumed_step: int | None
     first_step_seconds: float | None
-    leaving_until: datetime | None
     warnings: tuple[tuple[str, str], ...] = ()  # (reason, message)
-    unreachable_peers: frozenset[str] = field(default_factory=frozenset)  # uids that answered no probe
-    term: int = 0  # the newest that its agent had obeyed when it said hello
-    probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
     storage: StorageState | None = None  # None: it did not try the store yet
-    oldest_contract_version: int = 1
     store_away_since: datetime | None = None  # it prepares, and says since then without a break that a store does not answer
     store_away_at: datetime | None = None  # when it said so last
     rows_done: int | None = None  # while it makes tokens of the rows
     rows_total: int | None = None  # of all, estimated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What the agent of one member said so far, its `hello` updated by every later message: of itself, and of the run."""
+
+    member_uid: str
+    is_connected: bool
+    changed_at: datetime  # connection made or lost
+    contract_version: int
+    oldest_contract_version: int = 1
+    address: str
+    port: int
+    probe_port: int | None = None  # peers connect to address:probe_port when they are asked to probe this member
+    leaving_until: datetime | None
+    unreachable_peers: frozenset[str] = field(default_factory=frozenset)  # uids that answered no probe
+    term: int = 0  # the newest that its agent had obeyed when it said hello
+    run: RunFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ _WAITS = "it waits in the queue; gangs of higher priority, and older ones of the
 
 def is_incomplete(gang: Gang) -> bool:
     """Fewer than nodes.min places have a pod that a node has taken."""
-    return sum(member.is_placed or member.is_ended for member in gang.members) < gang.job.spec.resources.nodes.min
+    return sum(member.is_placed or member.is_ended for member in gang.members) < gang.spec.min_nodes
 
 
 def give_back_an_incomplete_gang(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
@@ -57,7 +57,7 @@ def give_back_a_gang_that_cannot_be_whole_again(gang: Gang, diagnosis: Diagnosis
     if entry is None or not entry.is_over or not gang.members or gang.is_placing or not gang.observed.is_judging:
         return None
     num_left = sum(not _is_stuck(gang, member, entry.over_at) for member in gang.members) + sum(spare.is_placed for spare in gang.spares)
-    if num_left >= gang.job.spec.resources.nodes.min:
+    if num_left >= gang.spec.min_nodes:
         return None
     return give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
 
@@ -78,18 +78,17 @@ def wait_for_a_turn(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
 
 def admit(gang: Gang) -> tuple[JobStatus, tuple[Event, ...]]:
     """The gang may be placed from now on; image and defaults are pinned for the job's life. Also: a whole gang is placed."""
-    job, status = gang.job, gang.status
+    spec, status = gang.spec, gang.status
     if status.placement.placing_since is not None:
         is_settled = not is_incomplete(gang) or gang.active is not None
         return (changed(status, placement=Placement()) if is_settled else status), ()
     if gang.members:
         return status, ()
-    image = job.spec.image or gang.observed.trainer_image
+    image = spec.image or gang.observed.trainer_image
     pinned = status.pinned or Pinned(image=image, contract_version=CONTRACT_VERSION, admitted_at=gang.now)
     placement = Placement(placing_since=gang.now, attempts=status.placement.attempts)
-    nodes = job.spec.resources.nodes
-    size = f"{nodes.max}" if nodes.min == nodes.max else f"{nodes.min} to {nodes.max}"
-    event = Event(type="Normal", reason="Admitted", message=f"{size} member{'s' if nodes.max > 1 else ''} may be placed")
+    size = f"{spec.max_nodes}" if spec.min_nodes == spec.max_nodes else f"{spec.min_nodes} to {spec.max_nodes}"
+    event = Event(type="Normal", reason="Admitted", message=f"{size} member{'s' if spec.max_nodes > 1 else ''} may be placed")
     return changed(status, pinned=pinned, placement=placement, start_time=status.start_time or gang.now), (event,)
 
 
@@ -105,7 +104,7 @@ def seconds_until_timeout(gang: Gang) -> float | None:
     since = gang.status.placement.placing_since
     if since is None:
         return None
-    left = gang.job.spec.placement.timeout_seconds - (gang.now - since).total_seconds()
+    left = gang.spec.placement_timeout_seconds - (gang.now - since).total_seconds()
     return max(left, 0.0)
 
 
@@ -116,7 +115,7 @@ def _is_out_of_time(gang: Gang) -> bool:
 def _holds_idle_room_that_others_want(gang: Gang) -> bool:
     """It keeps nodes from gangs that may fit, and none came to it for a whole turn."""
     has_some = any(member.is_placed and not member.is_ended for member in gang.members)
-    return has_some and do_others_wait(gang.observed, gang.job.key) and had_its_turn(gang.job, gang.observed.pods, gang.now)
+    return has_some and do_others_wait(gang.observed, gang.job.key) and had_its_turn(gang.status, gang.observed.pods, gang.now)
 
 
 def _is_stuck(gang: Gang, member: Member, over_at: datetime | None) -> bool:
@@ -125,11 +124,11 @@ def _is_stuck(gang: Gang, member: Member, over_at: datetime | None) -> bool:
         return False
     since = over_at if member.pod is None else member.pod.created_at
     is_blocked = gang.status.placement.why is not None if member.pod is None else is_unschedulable(member.pod)
-    return is_blocked and since is not None and gang.now - since >= timedelta(seconds=gang.job.spec.placement.timeout_seconds)
+    return is_blocked and since is not None and gang.now - since >= timedelta(seconds=gang.spec.placement_timeout_seconds)
 
 
 def _no_room_in_time(gang: Gang) -> str:
-    return f"no room for {gang.num_wanted} members within {gang.job.spec.placement.timeout_seconds} s: {why_no_room(gang)}"
+    return f"no room for {gang.num_wanted} members within {gang.spec.placement_timeout_seconds} s: {why_no_room(gang)}"
 
 
 def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool, least_seconds: float = 0.0, is_refused: bool = False) -> Answer:

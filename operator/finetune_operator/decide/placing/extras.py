@@ -13,21 +13,21 @@ from finetune_operator.decide.recovering.diagnosis import Diagnosis
 
 def num_asked_for(gang: Gang, placed_serials: frozenset[int], entries: tuple[MemberEntry, ...]) -> int:
     """Places that are listed now: all while there is room for nodes.min and nobody waits, else no more than there are."""
-    nodes = gang.job.spec.resources.nodes
+    spec = gang.spec
     num_placed = sum(entry.serial in placed_serials for entry in entries)
-    if num_placed >= nodes.min and is_luxury_due(gang.observed, gang.job):
-        return nodes.max
-    return min(max(nodes.min, len(entries)), nodes.max)
+    if num_placed >= spec.min_nodes and is_luxury_due(gang.observed, gang.job.key, spec.priority):
+        return spec.max_nodes
+    return min(max(spec.min_nodes, len(entries)), spec.max_nodes)
 
 
 def give_back_extras_without_room(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Whatever has no node yet and is not needed for nodes.min goes as soon as somebody waits."""
-    if is_luxury_due(gang.observed, gang.job):
+    if is_luxury_due(gang.observed, gang.job.key, gang.spec.priority):
         return answer
     placed = placed_serials(gang)
     entries = sorted(answer.status.places, key=lambda entry: entry.serial)
     without_node = [entry for entry in entries if entry.serial not in placed]
-    num_needed = max(gang.job.spec.resources.nodes.min - (len(entries) - len(without_node)), 0)
+    num_needed = max(gang.spec.min_nodes - (len(entries) - len(without_node)), 0)
     extras = without_node[num_needed:]
     if not extras:
         return answer

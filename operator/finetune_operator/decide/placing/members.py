@@ -98,7 +98,7 @@ def note_since_when_members_are_replaced(gang: Gang, diagnosis: Diagnosis, answe
     status, since = answer.status, answer.status.replacing_since
     if status.placement.placing_since is not None:
         return answer
-    if num_to_replace(gang.job.spec.resources.nodes.min, status, gang.observed.pods) > 0:
+    if num_to_replace(gang.spec.min_nodes, status, gang.observed.pods) > 0:
         since = since or gang.observed.first_loss_at or gang.now
     elif since is not None and not timedelta(0) <= gang.now - since < timedelta(seconds=PRECEDENCE_AGAIN_SECONDS):
         since = None

@@ -97,7 +97,7 @@ def list_missing_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer)
     The first step of a formation does not wait for a newcomer on its node that imports torch.
     """
     status = answer.status
-    missing = gang.job.spec.resources.spares - (len(status.members) - len(status.places))
+    missing = gang.spec.num_spares - (len(status.members) - len(status.places))
     if missing <= 0 or gang.is_past_training or not _is_whole(gang, status) or do_others_wait(gang.observed, gang.job.key):
         return answer
     if _is_about_to_step(gang, status):
@@ -139,7 +139,7 @@ def _is_usable(gang: Gang, spare: Member) -> bool:
 def _has_other_inputs(gang: Gang, spare: Member) -> bool:
     """It must never train; and it must not end a job that trains without it."""
     pinned = None if gang.status.pinned is None else gang.status.pinned.inputs
-    found = None if spare.session is None else spare.session.inputs
+    found = None if spare.run is None else spare.run.inputs
     return pinned is not None and found is not None and pinned.digests() != found
 
 

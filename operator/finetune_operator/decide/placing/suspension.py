@@ -16,7 +16,7 @@ _WHY = "the job is suspended"
 
 def suspend_a_suspended_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Stop and save, then delete every member; commits stay where they are. Who has not reconnected yet may have something to save."""
-    if not gang.job.spec.suspend:
+    if not gang.spec.is_suspended:
         return None
     since = _saving_since(gang) or gang.now
     seconds_left = SUSPEND_SAVE_SECONDS - (gang.now - since).total_seconds()
@@ -41,7 +41,7 @@ def _unsaved_holder(gang: Gang) -> Member | None:
     holder = next(holders, None)
     if holder is None or holder.session is None or holder.newest_held is None:
         return None
-    commits = [session.commit.order for session in gang.observed.sessions if session.commit is not None]
+    commits = [session.run.commit.order for session in gang.observed.sessions if session.run.commit is not None]
     return holder if max(commits, default=(-1, -1)) < holder.newest_held.order else None
 
 
@@ -66,10 +66,10 @@ def _orders(gang: Gang, seconds_left: float) -> tuple[SendOrder, ...]:
     orders = []
     for rank, member in enumerate(gang.crew):
         saves = member is holder or (rank == 0 and member.is_working)
-        if member.uid is None or member.session is None or not (member.is_working or saves):
+        if member.uid is None or member.run is None or not (member.is_working or saves):
             continue
         if rank == 0 or member.is_working:
-            stop = Stop(term=term, formation=member.session.formation, why=_WHY, save=saves, deadline_seconds=deadline)
+            stop = Stop(term=term, formation=member.run.formation, why=_WHY, save=saves, deadline_seconds=deadline)
             orders.append(SendOrder(member_uid=member.uid, order=stop))
         if saves and rank > 0:
             orders.append(SendOrder(member_uid=member.uid, order=Commit(term=term, deadline_seconds=deadline)))

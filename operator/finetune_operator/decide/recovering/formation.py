@@ -45,13 +45,13 @@ def note_the_first_step(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswe
     entry = gang.active
     if entry is None or entry.first_step_at is not None or not gang.crew:
         return answer
-    session = gang.crew[0].session
-    if session is None or session.formation != entry.number or session.phase not in PAST_FIRST_STEP:
+    run = gang.crew[0].run
+    if run is None or run.formation != entry.number or run.phase not in PAST_FIRST_STEP:
         return answer
-    known = [member.session.resumed_step for member in gang.crew if member.session is not None and member.session.resumed_step is not None]
+    known = [member.run.resumed_step for member in gang.crew if member.run is not None and member.run.resumed_step is not None]
     resumed = known[0] if known else (entry.resume.step if entry.resume is not None else 0)
     begun = changed(entry, first_step_at=gang.now, resumed_step=resumed)
-    first = session.first_step_seconds
+    first = run.first_step_seconds
     status = recoveries.complete(changed(answer.status, formation=begun), begun, first, gang.now)
     nodes = counted(len(entry.serials), "member")
     if resumed:
@@ -190,7 +190,7 @@ def _pinned_after(gang: Gang, status: JobStatus, crew: tuple[Member, ...]) -> Pi
     if pinned.inputs is not None:
         return pinned
     first = min(crew, key=lambda member: member.serial).session
-    found = None if first is None else first.inputs
+    found = None if first is None else first.run.inputs
     return changed(pinned, inputs=None if found is None else PinnedInputs.of(found))
 
 

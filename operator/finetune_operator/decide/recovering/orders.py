@@ -79,11 +79,10 @@ def _starts(gang: Gang, status: JobStatus, entry: FormationEntry, crew: tuple[Me
             ),
         )
         for rank, member in enumerate(crew)
-        if member.is_connected and member.session is not None and member.session.formation < entry.number
+        if member.is_connected and member.run is not None and member.run.formation < entry.number
     )
 
 
 def _stop(gang: Gang, member: Member, why: str) -> Stop:
-    session = member.session
-    assert session is not None
-    return Stop(term=gang.observed.term, formation=session.formation, why=why)
+    assert member.run is not None
+    return Stop(term=gang.observed.term, formation=member.run.formation, why=why)

@@ -71,9 +71,9 @@ def note_order(status: JobStatus, before: FormationEntry, crew: tuple[Member, ..
     if record is None:
         return status
     sessions = {member.serial: member.session for member in crew if member.session is not None}
-    survivors = [session for serial, session in sessions.items() if serial in before.serials and session.phase not in WORKING]
+    survivors = [session for serial, session in sessions.items() if serial in before.serials and session.run.phase not in WORKING]
     newcomers = [session for serial, session in sessions.items() if serial not in before.serials]
-    stopped_at = max((record.at, *(session.phase_at for session in survivors if session.formation == before.number)))
+    stopped_at = max((record.at, *(session.run.phase_at for session in survivors if session.run.formation == before.number)))
     there_at = max((stopped_at, *(session.changed_at for session in newcomers)))
     ordered = changed(
         record,
@@ -116,8 +116,8 @@ def _swap(status: JobStatus, old: Recovery, new: Recovery) -> JobStatus:
 
 def _since_last_step(gang: Gang) -> float | None:
     """Upper bound of the time to detection: nothing is known between the last reported step and now."""
-    sessions = [member.session for member in gang.crew if member.session is not None]
-    times = [session.progressed_at for session in sessions if session.progressed_at is not None]
+    runs = [member.run for member in gang.crew if member.run is not None]
+    times = [run.progressed_at for run in runs if run.progressed_at is not None]
     return None if not times else _seconds(max(times), gang.now)
 
 

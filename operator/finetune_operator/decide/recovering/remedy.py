@@ -66,7 +66,7 @@ def made_progress(gang: Gang) -> bool:
 
 
 def _hopeless(gang: Gang, trouble: Trouble, restarts: Restarts) -> str | None:
-    limit = gang.job.spec.restart_policy.max_crashes_without_progress
+    limit = gang.spec.max_crashes_without_progress
     if restarts.crashes_without_progress < limit:
         return None
     return f"{limit} crashes without a finished step in between (restartPolicy.maxCrashesWithoutProgress); the last: {trouble.message}"
@@ -74,11 +74,11 @@ def _hopeless(gang: Gang, trouble: Trouble, restarts: Restarts) -> str | None:
 
 def _with_less_memory(gang: Gang, trouble: Trouble, overrides: PinnedOverrides, restarts: Restarts) -> Remedy:
     """First recompute activations (does not change results), then half the micro-batch once."""
-    training = gang.job.spec.training
-    if not (training.gradient_checkpointing or overrides.gradient_checkpointing):
+    run = gang.spec.run
+    if not (run.has_gradient_checkpointing or overrides.gradient_checkpointing):
         return Remedy(overrides=changed(overrides, gradient_checkpointing=True), restarts=restarts)
-    if overrides.pack_tokens is None and training.max_sequence_length >= 2:
-        halved = training.max_sequence_length // 2
+    if overrides.pack_tokens is None and run.max_sequence_length >= 2:
+        halved = run.max_sequence_length // 2
         return Remedy(overrides=changed(overrides, pack_tokens=halved), restarts=restarts)
     advice = "less memory per step did not help: lower training.maxSequenceLength or adapter.rank, or raise resources.limits"
     return Remedy(overrides=overrides, restarts=restarts, hopeless=f"{trouble.message}; {advice}")

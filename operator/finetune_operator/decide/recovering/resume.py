@@ -23,7 +23,7 @@ def next_crew(gang: Gang) -> tuple[Member, ...]:
     if len(gang.members) > gang.num_wanted:
         return ()  # the surplus is released first
     waits = _waits_for_missing(gang)
-    if len(ready) < gang.num_wanted and (len(ready) < gang.job.spec.resources.nodes.min or not all(wait == 0 for wait in waits)):
+    if len(ready) < gang.num_wanted and (len(ready) < gang.spec.min_nodes or not all(wait == 0 for wait in waits)):
         return ()
     ordered = in_rank_order(ready)
     return (*ordered[1:], ordered[0]) if _is_replay(gang) else ordered
@@ -39,7 +39,7 @@ def _is_replay(gang: Gang) -> bool:
 def seconds_until_smaller(gang: Gang) -> float | None:
     """When an elastic gang may start without the members it misses; None if that is not what it waits for."""
     waits = _waits_for_missing(gang)
-    is_elastic = len(gang.members) - len(waits) >= gang.job.spec.resources.nodes.min
+    is_elastic = len(gang.members) - len(waits) >= gang.spec.min_nodes
     known = [wait for wait in waits if wait is not None]
     return max(*known, 0.1) if known and is_elastic and len(known) == len(waits) else None
 
@@ -56,7 +56,7 @@ def resume_point(gang: Gang, crew: tuple[Member, ...]) -> Resume:
     held = newest_state(*(member.newest_held for member in crew))
     last = gang.status.last_commit
     written = None if last is None else StateId(formation=last.formation, step=last.step)
-    commit = newest_state(written, *(session.commit for session in gang.observed.sessions))
+    commit = newest_state(written, *(session.run.commit for session in gang.observed.sessions))
     newest = newest_state(commit, held)
     if newest is None or held is None or held.order < newest.order:
         return Resume(state=newest, holder=None)
@@ -67,8 +67,8 @@ def next_number(gang: Gang) -> int:
     """Greater than every formation that anybody has seen."""
     seen = [gang.status.last_formation, gang.status.last_commit.formation if gang.status.last_commit is not None else 0]
     for session in gang.observed.sessions:
-        seen.append(session.formation)
-        seen += [state.formation for state in (session.commit, session.snapshot) if state is not None]
+        seen.append(session.run.formation)
+        seen += [state.formation for state in (session.run.commit, session.run.snapshot) if state is not None]
     return 1 + max(seen)
 
 
@@ -93,7 +93,7 @@ def _seconds_to_wait_for(gang: Gang, member: Member) -> float | None:
     if not since:
         return None
     waited = (gang.now - min(since)).total_seconds()
-    return max(gang.job.spec.resources.nodes.elastic_wait_seconds - waited, 0.0)
+    return max(gang.spec.elastic_wait_seconds - waited, 0.0)
 
 
 def _order(state: StateId | None) -> tuple[int, int]:

@@ -4,12 +4,9 @@ from datetime import timedelta
 
 from finetune_contract.messages import MemberPhase
 from finetune_contract.reasons import STORE_AWAY
-from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.observed import PodPhase
 from finetune_operator.times import SILENT_SECONDS, STORE_AWAY_SILENCE_SECONDS
-
-_MOUNTED = {"pvc": "PersistentVolumeClaim", "configmap": "ConfigMap"}  # by the scheme of a place
 
 
 def has_no_container_yet(gang: Gang, member: Member) -> bool:
@@ -20,17 +17,6 @@ def has_no_container_yet(gang: Gang, member: Member) -> bool:
     return gang.now - pod.placed_at >= timedelta(seconds=SILENT_SECONDS)
 
 
-def what_it_mounts(job: FineTuneJob) -> str:
-    """Objects of the namespace without which no container of a member is created, for the user."""
-    spec = job.spec
-    names = {f"Secret {spec.storage.secret_name}"} if spec.storage.secret_name else set()
-    for uri in (spec.model.uri, spec.dataset.uri, spec.dataset.eval_uri, spec.checkpoint.uri, spec.output.uri):
-        scheme, _, path = (uri or "").partition("://")
-        if scheme in _MOUNTED:
-            names.add(f"{_MOUNTED[scheme]} {path.partition('/')[0]}")
-    return ", ".join(sorted(names)) or "none"
-
-
 def never_started(gang: Gang, member: Member) -> bool:
     """It has had a node for placement.startTimeoutSeconds and never opened its channel. Who was in a formation has started once."""
     pod = member.pod
@@ -38,28 +24,29 @@ def never_started(gang: Gang, member: Member) -> bool:
         return False
     if not gang.observed.is_judging or member.serial in {other.serial for other in gang.crew}:
         return False
-    limit = timedelta(seconds=gang.job.spec.placement.start_timeout_seconds)
+    limit = timedelta(seconds=gang.spec.start_timeout_seconds)
     return gang.now - (pod.placed_at or pod.created_at) >= limit
 
 
 def waits_for_a_store(gang: Gang, member: Member) -> bool:
     """For placement.startTimeoutSeconds without a break, as it says itself. A job that has trained waits: its state lies there."""
     session = member.session
-    if gang.status.formation is not None or session is None or not member.is_connected or session.phase is not MemberPhase.PREPARING:
+    if gang.status.formation is not None or session is None or not member.is_connected or session.run.phase is not MemberPhase.PREPARING:
         return False
-    if session.store_away_since is None or session.store_away_at is None:
+    since, told_at = session.run.store_away_since, session.run.store_away_at
+    if since is None or told_at is None:
         return False
-    is_still_away = gang.now - session.store_away_at < timedelta(seconds=STORE_AWAY_SILENCE_SECONDS)
-    limit = timedelta(seconds=gang.job.spec.placement.start_timeout_seconds)
-    return is_still_away and gang.now - session.store_away_since >= limit
+    is_still_away = gang.now - told_at < timedelta(seconds=STORE_AWAY_SILENCE_SECONDS)
+    limit = timedelta(seconds=gang.spec.start_timeout_seconds)
+    return is_still_away and gang.now - since >= limit
 
 
 def why_not_started(gang: Gang, member: Member) -> str:
     """For the user, with what to look at."""
     assert member.pod is not None
-    seconds = gang.job.spec.placement.start_timeout_seconds
+    seconds = gang.spec.start_timeout_seconds
     if member.session is not None:
-        told = [words for reason, words in member.session.warnings if reason == STORE_AWAY]
+        told = [words for reason, words in member.session.run.warnings if reason == STORE_AWAY]
         words = told[-1] if told else "a store does not answer"
     elif member.pod.waiting is not None:
         words = member.pod.waiting

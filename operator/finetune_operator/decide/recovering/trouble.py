@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from finetune_contract.failures import ExitCode, FailureClass, FailureKind, FailureReport, kind_of
 from finetune_contract.messages import MemberPhase
 from finetune_operator.decide.facts.gang import Gang, Member
-from finetune_operator.decide.facts.observed import PodPhase, PodView, Session
+from finetune_operator.decide.facts.observed import PodPhase, PodView, RunFacts
 from finetune_operator.times import LEAVE_MARGIN_SECONDS, STALL_SECONDS, UNANNOUNCED_SECONDS, UNREACHABLE_SECONDS
 
 STALL_STEPS = 3
@@ -54,15 +54,15 @@ def _weight(trouble: Trouble) -> tuple[int, bool]:
 
 
 def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
-    session = member.session
+    run = member.run
     if member.is_gone:
         return [_disrupted(member, "its pod is gone")]
     if member.pod is not None and member.pod.is_over:
         ended = trouble_of_ended_pod(member, member.pod)
         return [] if ended is None else [ended]
     found = []
-    if session is not None and session.failure is not None and _failed_in(session, formation):
-        found.append(_reported(_culprit(gang, member, session.failure), session.failure))
+    if run is not None and run.failure is not None and _failed_in(run, formation):
+        found.append(_reported(_culprit(gang, member, run.failure), run.failure))
     if gang.active is not None and has_finished_before(gang, member):
         found.append(_disrupted(member, FINISHED_BEFORE))
     if gang.active is not None and _is_out_of_time(gang, member):
@@ -76,15 +76,15 @@ def _evidence(gang: Gang, member: Member, formation: int) -> list[Trouble]:
 
 def has_finished_before(gang: Gang, member: Member) -> bool:
     """It published in an older formation just when the newest was ordered, and takes no more part; whoever comes next finds its adapter."""
-    entry, session = gang.status.formation, member.session
-    if entry is None or session is None or session.output is None or session.phase is not MemberPhase.FINISHED:
+    entry, run = gang.status.formation, member.run
+    if entry is None or run is None or run.output is None or run.phase is not MemberPhase.FINISHED:
         return False
-    return 0 < session.formation < entry.number
+    return 0 < run.formation < entry.number
 
 
-def _failed_in(session: Session, formation: int) -> bool:
+def _failed_in(run: RunFacts, formation: int) -> bool:
     """True if the member reported a failure of this formation, or its hello says FAILED in it: it failed while the channel was down."""
-    return session.failed_formation == formation or (session.phase is MemberPhase.FAILED and session.formation == formation)
+    return run.failed_formation == formation or (run.phase is MemberPhase.FAILED and run.formation == formation)
 
 
 def trouble_of_ended_pod(member: Member, pod: PodView) -> Trouble | None:
@@ -118,10 +118,8 @@ def trouble_outside(gang: Gang, member: Member) -> Trouble | None:
 
 def unprepared(member: Member) -> FailureReport | None:
     """The failure of a member that has no inputs and makes no further attempt."""
-    session = member.session
-    if session is None or session.inputs is not None or session.phase is not MemberPhase.FAILED:
-        return None
-    return session.failure
+    run = member.run
+    return run.failure if run is not None and run.inputs is None and run.phase is MemberPhase.FAILED else None
 
 
 def is_silent_end(gang: Gang, member: Member) -> bool:
@@ -159,29 +157,30 @@ def leaves_by(gang: Gang, member: Member) -> datetime | None:
     pod, told = member.pod, None if member.session is None else member.session.leaving_until
     known = [until for until in (None if pod is None else pod.ends_at, told) if until is not None]
     if told is not None and pod is not None and not pod.is_deleting:
-        grace = timedelta(seconds=gang.job.spec.termination_grace_period_seconds)
+        grace = timedelta(seconds=gang.spec.grace_seconds)
         known.append(told - grace + timedelta(seconds=UNANNOUNCED_SECONDS))
     return min(known, default=None)
 
 
 def _is_stalled(gang: Gang, member: Member, formation: int) -> bool:
     """A connected node rank 0 that trains and reports no step. What went before the phase, such as an evaluation, is no stall."""
-    session, progress = member.session, None if member.session is None else member.session.progress
-    if session is None or progress is None or not session.is_connected or member is not gang.crew[0]:
+    run, session = member.run, member.session
+    if session is None or run is None or run.progress is None or not session.is_connected or member is not gang.crew[0]:
         return False
-    if session.phase is not MemberPhase.TRAINING or progress.formation != formation or session.progressed_at is None:
+    progress = run.progress
+    if run.phase is not MemberPhase.TRAINING or progress.formation != formation or run.progressed_at is None:
         return False
     if progress.step >= progress.total_steps:
         return False
     limit = max(STALL_STEPS * progress.step_seconds, STALL_SECONDS)
-    return gang.now - max(session.progressed_at, session.phase_at) >= timedelta(seconds=limit)
+    return gang.now - max(run.progressed_at, run.phase_at) >= timedelta(seconds=limit)
 
 
 def _culprit(gang: Gang, member: Member, report: FailureReport) -> Member:
     """All ranks meet a value that is not finite, and say which of them made it."""
     if report.failure_class is not FailureClass.NOT_FINITE or report.rank is None:
         return member
-    node_rank = report.rank // gang.job.spec.resources.processes_per_node
+    node_rank = report.rank // gang.spec.processes_per_node
     return gang.crew[node_rank] if node_rank < len(gang.crew) else member
 
 
@@ -205,11 +204,11 @@ def told_to_end(member: Member) -> Trouble:
 
 
 def _stalled(gang: Gang, member: Member) -> Trouble:
-    session = member.session
-    assert session is not None
-    assert session.progressed_at is not None
-    assert session.progress is not None
-    since = max(session.progressed_at, session.phase_at)
-    seconds, usual = (gang.now - since).total_seconds(), session.progress.step_seconds
-    message = f"no step was finished for {seconds:.0f} s after step {session.progress.step} (a step takes {usual:.1f} s)"
+    run = member.run
+    assert run is not None
+    assert run.progressed_at is not None
+    assert run.progress is not None
+    since = max(run.progressed_at, run.phase_at)
+    seconds, usual = (gang.now - since).total_seconds(), run.progress.step_seconds
+    message = f"no step was finished for {seconds:.0f} s after step {run.progress.step} (a step takes {usual:.1f} s)"
     return Trouble(failure_class=FailureClass.HANG, kind=FailureKind.STALL, message=message, member=member.name, why=message)

@@ -81,14 +81,14 @@ def _admitted(gang: Gang, answer: Answer) -> tuple[State, str, str]:
 
 def _checkpointed(gang: Gang) -> tuple[State, str, str]:
     """As node rank 0 found the store, for it saves and restores. A member that did not try yet takes nothing back."""
-    session = gang.crew[0].session if gang.crew else None
-    storage = None if session is None else session.storage
+    run = gang.crew[0].run if gang.crew else None
+    storage = None if run is None else run.storage
     if storage is not None and storage.problem is not None:
         return "False", storage.problem.reason, storage.problem.message
     old = gang.status.condition("Checkpointed")
     if storage is None and old is not None and old.status == "False":
         return old.status, old.reason, old.message
-    if gang.status.last_commit is None and all(session.commit is None for session in gang.observed.sessions):
+    if gang.status.last_commit is None and all(session.run.commit is None for session in gang.observed.sessions):
         return "Unknown", "NoCommitYet", "no step is committed yet"
     return "True", "Committed", "the newest commit is status.lastCommit"
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from finetune_contract.messages import Output, Warned
+from finetune_contract.reports import Output, Warned
 from finetune_operator.decide.facts.gang import Gang, Member
 
 MAX_BYTES = 2**53
@@ -28,8 +28,8 @@ def refused_outputs(gang: Gang) -> tuple[Warned, ...]:
 def _said(gang: Gang) -> Iterator[tuple[Member, int, Output]]:
     """Member, formation and output, of those that are connected and of those that ended unwatched."""
     for member in gang.everyone:
-        if member.session is not None and member.session.output is not None:
-            yield member, member.session.formation, member.session.output
+        if member.run is not None and member.run.output is not None:
+            yield member, member.run.formation, member.run.output
         if member.pod is not None and member.pod.finished is not None:
             yield member, member.pod.finished.formation, member.pod.finished.output
 
@@ -53,7 +53,7 @@ def _why_not_its_turn(gang: Gang, member: Member, formation: int) -> str | None:
 
 
 def _why_not_ours(gang: Gang, output: Output) -> str | None:
-    if output.uri != gang.job.spec.output.uri:
+    if output.uri != gang.spec.run.output_uri:
         return "the place that it names is not spec.output.uri"
     if output.already_present and gang.job.spec.output.if_exists != "Skip":
         return f"it found another job's, and spec.output.ifExists is {gang.job.spec.output.if_exists}"

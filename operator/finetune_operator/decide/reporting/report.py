@@ -5,8 +5,8 @@ Progress alone is written at most every 15 s; anything else is written at once, 
 
 from datetime import datetime
 
-from finetune_contract.messages import Progress, Warned
 from finetune_contract.reasons import NEWS_REASONS
+from finetune_contract.reports import Progress, Warned
 from finetune_contract.values import changed
 from finetune_operator.api.job import LABEL_JOB_UID
 from finetune_operator.api.status import MAX_WARNINGS, CommitEntry, JobStatus, ProgressEntry, WarningEntry
@@ -76,7 +76,7 @@ def _told(gang: Gang, answer: Answer) -> JobStatus:
 
 def _progress(gang: Gang, old: ProgressEntry | None) -> ProgressEntry | None:
     """Of the newest formation that reported a step; the moment stays while nothing else changes."""
-    said = [session.progress for session in gang.observed.sessions]
+    said = [session.run.progress for session in gang.observed.sessions]
     ended = [member.pod.finished.progress for member in gang.crew if member.pod is not None and member.pod.finished is not None]
     known = [progress for progress in (*said, *ended) if progress is not None]
     newest = max(known, key=lambda progress: (progress.formation, progress.step), default=None)
@@ -102,13 +102,12 @@ def tokens_processed(before: ProgressEntry | None, tokens_total: int) -> int:
 
 
 def _last_commit(gang: Gang, old: CommitEntry | None) -> CommitEntry | None:
-    said = [session for session in gang.observed.sessions if session.commit is not None]
-    newest = max(said, key=lambda session: session.commit.order if session.commit is not None else (0, 0), default=None)
-    if newest is None or newest.commit is None:
+    said = [(session.run.commit, session.run) for session in gang.observed.sessions if session.run.commit is not None]
+    if not said:
         return old
-    if old is not None and newest.commit.order <= (old.formation, old.step):
+    commit, newest = max(said, key=lambda pair: pair[0].order)
+    if old is not None and commit.order <= (old.formation, old.step):
         return old
-    commit = newest.commit
     return CommitEntry(
         formation=commit.formation,
         step=commit.step,
@@ -142,7 +141,7 @@ def _warnings(gang: Gang, new: JobStatus, captured: tuple[Warned, ...]) -> tuple
     None is ever dropped, so that none is told again; the first few of a kind are enough.
     """
     known = list(gang.status.warnings)
-    said = [pair for session in gang.observed.sessions for pair in session.warnings]
+    said = [pair for session in gang.observed.sessions for pair in session.run.warnings]
     said += [(remark.reason, remark.message) for remark in gang.observed.remarks]
     said += [(told.reason, told.message) for told in (*captured, *refused_outputs(gang))]
     entries = [WarningEntry(reason=reason[:128], message=words[:1000], at=gang.now) for reason, words in said]

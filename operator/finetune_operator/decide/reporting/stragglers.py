@@ -1,6 +1,6 @@
 """A rank that is slow step after step, told with the name of its member: in status while it lasts, as one warning for each formation."""
 
-from finetune_contract.messages import Progress
+from finetune_contract.reports import Progress
 from finetune_operator.api.status import StragglerEntry, WarningEntry
 from finetune_operator.decide.facts.gang import Gang
 
@@ -10,7 +10,7 @@ def straggler_of(gang: Gang, progress: Progress) -> StragglerEntry | None:
     slow, entry = progress.slowest, gang.status.formation
     if slow is None or entry is None or entry.number != progress.formation:
         return None
-    node_rank = slow.rank // gang.job.spec.resources.processes_per_node
+    node_rank = slow.rank // gang.spec.processes_per_node
     if node_rank >= len(entry.serials):
         return None
     return StragglerEntry(
