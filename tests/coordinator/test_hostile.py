@@ -188,10 +188,10 @@ async def test_a_copied_token_is_refused_while_the_channel_of_its_member_is_down
             await thief.send_str(render_message(hello(formation=9)))
             assert (await thief.receive(timeout=HANG_SECONDS)).extra == "this is no address of the member's pod"
         assert world.refused == ["elsewhere"]
-        assert (world.bench.session().formation, world.bench.session().is_connected) == (2, False)
+        assert (world.bench.session().run.formation, world.bench.session().is_connected) == (2, False)
         async with world.bench.connect() as again:
             await again.send_str(render_message(hello(formation=3)))
-            await until(lambda: world.bench.session().formation == 3)
+            await until(lambda: world.bench.session().run.formation == 3)
 
 
 async def test_a_member_whose_address_is_translated_on_the_way_comes_back() -> None:
@@ -202,7 +202,7 @@ async def test_a_member_whose_address_is_translated_on_the_way_comes_back() -> N
         for formation in (2, 3):
             async with world.bench.connect() as member:
                 await member.send_str(render_message(hello(formation=formation)))
-                await until(lambda wanted=formation: world.bench.session() and world.bench.session().formation == wanted)
+                await until(lambda wanted=formation: world.bench.session() and world.bench.session().run.formation == wanted)
             await until(lambda: not world.bench.session().is_connected)
         assert world.refused == []
 

@@ -47,6 +47,7 @@ def test_a_gang_is_what_its_job_asks_for() -> None:
             model_uri="pvc://weights/qwen",
             dataset_uri="s3://data/rows.jsonl",
             output_uri="s3://out/adapter",
+            output_if_exists="Fail",
             adapter_rank=8,
             max_sequence_length=512,
             has_gradient_checkpointing=False,

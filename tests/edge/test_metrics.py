@@ -1,9 +1,9 @@
 """Metrics: per-job series follow the newest report and end with the job; counters count transitions once."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry, generate_latest
+from tests.builders.observed import changed_session
 from tests.coordinator.test_sessions import hello, progress
 from tests.kube.builders import job
 
@@ -67,7 +67,7 @@ def test_a_session_is_newer_than_the_throttled_status() -> None:
 
 
 def test_an_old_session_does_not_hide_a_newer_status() -> None:
-    session = replace(hear(greet(hello(), None, NOW), progress(7), NOW), progressed_at=NOW - timedelta(hours=1))
+    session = changed_session(hear(greet(hello(), None, NOW), progress(7), NOW), progressed_at=NOW - timedelta(hours=1))
     assert World(training(), sessions=(session,)).value("finetune_job_step", name="support-bot") == 40
 
 

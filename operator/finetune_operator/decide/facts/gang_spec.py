@@ -17,6 +17,7 @@ class RunSpec:
     model_uri: str
     dataset_uri: str
     output_uri: str
+    output_if_exists: str
     adapter_rank: int
     max_sequence_length: int
     has_gradient_checkpointing: bool
@@ -67,6 +68,7 @@ def gang_spec(spec: FineTuneJobSpec) -> GangSpec:
             model_uri=spec.model.uri,
             dataset_uri=spec.dataset.uri,
             output_uri=spec.output.uri,
+            output_if_exists=spec.output.if_exists,
             adapter_rank=spec.adapter.rank,
             max_sequence_length=training.max_sequence_length,
             has_gradient_checkpointing=training.gradient_checkpointing,

@@ -55,8 +55,8 @@ def _why_not_its_turn(gang: Gang, member: Member, formation: int) -> str | None:
 def _why_not_ours(gang: Gang, output: Output) -> str | None:
     if output.uri != gang.spec.run.output_uri:
         return "the place that it names is not spec.output.uri"
-    if output.already_present and gang.job.spec.output.if_exists != "Skip":
-        return f"it found another job's, and spec.output.ifExists is {gang.job.spec.output.if_exists}"
+    if output.already_present and gang.spec.run.output_if_exists != "Skip":
+        return f"it found another job's, and spec.output.ifExists is {gang.spec.run.output_if_exists}"
     if not _SHA256.fullmatch(output.sha256):
         return "its digest is no SHA-256 of 64 hexadecimal digits"
     if not 0 < output.num_bytes < MAX_BYTES:
