@@ -2,7 +2,7 @@
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.trainer.chats import CHATML, OPENS_THOUGHT, SPACED, THOUGHTS, encode, make_tokenizer, said
+from tests.trainer.chats import CHATML, OPENS_THOUGHT, SPACED, THOUGHTS, encode, make_tokenizer, marked, said
 from tests.trainer.talks import TALKS, TOOLS
 from tests.trainer.test_public_templates import SMOLLM2, template_of
 
@@ -19,6 +19,7 @@ SWITCHED = CHATML.replace(
     "{{ '<|im_start|>assistant\n' }}",
     "{{ '<|im_start|>assistant\n' + ('<think>\n' if messages[0].role == 'system' and messages[0].content == 'a' else '') }}",
 )
+ASKS_OTHERS = CHATML.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt and messages[-1].role != 'assistant' %}")
 OWN = {
     "chatml": CHATML,
     "spaced": SPACED,
@@ -27,6 +28,7 @@ OWN = {
     "open ended": OPEN_ENDED,
     "the last turn first": CHATML.replace("in messages %}", "in messages[::-1] %}"),
     "switched": SWITCHED,
+    "asks after others": ASKS_OTHERS,
     "smollm2": SMOLLM2,
 }
 
@@ -115,6 +117,12 @@ def tiles(row, template):
     whole = chat.render(messages)
     found = tiles_of(lambda turns, *, asks=False: chat.render(turns, asks=asks), messages, whole, word="zqz")
     return {index: whole[one.shown_first : one.last] for index, one in found.items()}
+
+
+def test_turns_that_rendering_finds_elsewhere_than_the_tiling_are_left_to_rendering():
+    row = {"messages": [{"role": "user", "content": "q"}, *({"role": "assistant", "content": text} for text in "abcd")]}
+    expected = "".join(f"<|im_start|>assistant\n[[{text}<|im_end|>]]\n" for text in "abcd")
+    assert marked(TOKENIZER, row, template=ASKS_OTHERS) == "<|im_start|>user\nq<|im_end|>\n" + expected
 
 
 THREE = said("q", "a", "r", "b", "s", "c")
