@@ -48,7 +48,7 @@ def answered(row, template, *, trains_on_all):
 def test_every_row_has_the_loss_that_a_rendering_for_each_turn_gives_it(name, monkeypatch):
     template = source_of(name)
 
-    @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(TALKS)
     def compare(row):
         for trains_on_all in (False, True):
