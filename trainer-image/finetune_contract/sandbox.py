@@ -23,10 +23,13 @@ _MAX_PADDING = 10_000
 _MAX_NUMBER_BITS = 4096
 # Without use in a chat template, and either random or far slower than the length of their text.
 _TAKEN_FILTERS = ("random", "urlize", "wordwrap", "pprint", "xmlattr", "striptags")
+# What has a length knows it: to pay for all that is inside would make a loop that asks for it cost the square of the conversation.
+_FREE_FILTERS = ("length", "count")
 _TAKEN_GLOBALS = ("lipsum", "cycler", "joiner")
 _TAKEN_METHODS = ("translate", "format_map")
 _COMPARING_TESTS = ("in", "eq", "equalto", "==", "ne", "!=", "lt", "<", "gt", ">", "le", "<=", "ge", ">=", "greaterthan", "lessthan")
 _PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "truncate", "round", "batch", "slice")
+_ENDLESS = "it comes to no end: it loops or repeats text without bound"
 _WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{5}|\*)|\{[^}]*(\d{5}|\{)")
 
 
@@ -44,24 +47,26 @@ class Rendering:
     def pay(self, work: int) -> None:
         self._left -= abs(work)
         if self._left < 0:
-            raise TooMuchWork("it comes to no end: it loops or repeats text without bound")
+            raise TooMuchWork(_ENDLESS)
 
     def pay_for(self, *values: object) -> None:
         """By size, whatever is inside counted as often as it is reached. Raises TooMuchWork for a text that is too long as well."""
-        waiting: list[object] = list(values)
+        waiting, left = list(values), self._left
         while waiting:
             value = waiting.pop()
-            cost = 1
+            left -= 1
             if isinstance(value, str):
                 check_size(len(value))
-                cost += len(value) // _CHARS_OF_ONE_WORK
+                left -= len(value) // _CHARS_OF_ONE_WORK
             elif isinstance(value, dict):
                 waiting.extend(value.keys())
                 waiting.extend(value.values())
             elif isinstance(value, (list, tuple)):
-                cost += len(value)
-                waiting.extend(value[: self._left + 1])
-            self.pay(cost)
+                left -= len(value)
+                waiting.extend(value if left >= 0 else ())
+            self._left = left
+            if left < 0:
+                raise TooMuchWork(_ENDLESS)
 
 
 RENDERING: ContextVar[Rendering] = ContextVar("rendering")
@@ -80,7 +85,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self, *, functions: dict[str, Any], filters: dict[str, Callable[..., Any]]) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[loopcontrols, _GenerationBlock])
         self.filters.update(filters)
-        self.filters = {name: _paid(name, function) for name, function in self.filters.items() if name not in _TAKEN_FILTERS}
+        self.filters = {
+            name: function if name in _FREE_FILTERS else _paid(name, function)
+            for name, function in self.filters.items()
+            if name not in _TAKEN_FILTERS
+        }
         self.filters.update({"_pay": _pay, "_paid_for": _paid_for, "_joined": _joined})
         self.tests.update({name: _paid(name, cast(Callable[..., Any], self.tests[name])) for name in _COMPARING_TESTS})
         for name in _TAKEN_GLOBALS:

@@ -20,6 +20,7 @@ from finetune_trainer.notes import OPEN_TURN, shows_date, unread_key
 from finetune_trainer.rows import Row, RowError, Rows
 from finetune_trainer.spans import Span, TurnHidden, Turns
 from finetune_trainer.template_choice import TemplateChoice
+from finetune_trainer.tiling import TiledTurns, tiles_of
 from finetune_trainer.token_text import Places, TokenPlace, TokenText, overlap, tiled
 from finetune_trainer.trace import hidden_field
 
@@ -112,7 +113,9 @@ class Encoder:
             _check_all_is_shown(template, conversation, roles, word)
             text = self._tokens_of(whole)
             render = partial(template.render, tools=conversation.tools)
-            turns = Turns(render, conversation.messages, whole, word=word, borders=self._borders)
+            messages = conversation.messages
+            by_rendering = Turns(render, messages, whole, word=word, borders=self._borders)
+            turns = TiledTurns(by_rendering, messages, whole, tiles=partial(tiles_of, render, messages, whole, word=word))
             places = Places(limit, beat, partial(self._place, turns, text=text))
             is_target, trained = self._mask(template, conversation, text, places)
         except TemplateProblem as problem:
@@ -146,7 +149,7 @@ class Encoder:
                 is_target[place.first : place.last] = [False] * (place.last - place.first)
         return is_target, [place for place in places if any(is_target[place.first : place.last])]
 
-    def _place(self, turns: Turns, index: int, text: TokenText) -> TokenPlace:
+    def _place(self, turns: TiledTurns, index: int, text: TokenText) -> TokenPlace:
         """Tokens of one turn, to and with the next special token. Raises Misshapen if the template shows no single place for it."""
         try:
             span = turns.span(index)

@@ -4,12 +4,12 @@
     blank    the same with one word, which stands nowhere else, in the place of turn i: what is before and after it is not turn i
     asked    the turns before turn i with the prompt for an answer: what the model is given; turn i begins where it ends
 
-It knows characters only. Which tokens they are, and the end token of a turn: encode.py. Reasons: docs/decisions/018.
+These are two renderings a turn: tiling.py answers for the turns of a kind of which one was found so. It knows characters only. Which tokens
+they are, and the end token of a turn: encode.py. Reasons: docs/decisions/018.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from finetune_contract.chat_template import TemplateProblem
@@ -45,44 +45,37 @@ class Turns:
 
     def span(self, index: int) -> Span:
         """Raises TurnHidden, and TemplateProblem if the template refuses even the turns before."""
-        shown_first, last = self._shown(index)
+        shown_first, last = self.shown(index)
         first = self._begin(index, shown_first) if self._messages[index]["role"] == "assistant" else shown_first
         if first > last:
             raise TurnHidden
         return Span(first=first, last=last)
 
-    def limit(self, index: int) -> int:
-        """Before this character nothing of the next turn is shown."""
-        if index + 1 == len(self._messages):
-            return len(self._whole)
-        try:
-            return self._shown(index + 1)[0]
-        except TurnHidden:
-            return self._shown(index)[1]
-
-    def _shown(self, index: int) -> tuple[int, int]:
+    def shown(self, index: int) -> tuple[int, int]:
         """Between which characters the content stands, up to the end of the turn's calls."""
         if index not in self._around:
             self._around[index] = self._find(index)
         return self._around[index]
 
     def _find(self, index: int) -> tuple[int, int]:
-        blanks = [
-            blank for blank in map(partial(self._blank, index), _replacements(self._messages[index], self._word)) if blank is not None
-        ]
-        for before, after in blanks:
-            first, last = len(_common(self._whole, before)), len(self._whole) - len(after)
-            if self._whole.endswith(after) and first <= last:
+        blanks = []
+        for replaced in _replacements(self._messages[index], self._word):
+            blank = self._blank(index, replaced)
+            if blank is None:
+                continue
+            first, last = len(common(self._whole, blank[0])), len(self._whole) - len(blank[1])
+            if self._whole.endswith(blank[1]) and first <= last:
                 return first, last
+            blanks.append(blank)
         for before, after in blanks:  # the template ends a turn of this kind otherwise, with another end token for example
-            first, last = len(_common(self._whole, before)), len(self._whole) - len(_common(self._whole[::-1], after[::-1]))
-            if first <= last and (index + 1 == len(self._messages) or last <= self._shown(index + 1)[0]):
+            first, last = len(common(self._whole, before)), len(self._whole) - len(common(self._whole[::-1], after[::-1]))
+            if first <= last and (index + 1 == len(self._messages) or last <= self.shown(index + 1)[0]):
                 return first, last
         raise TurnHidden
 
     def _blank(self, index: int, replaced: Message) -> tuple[str, str] | None:
         """What the rendering shows before and after the word in the place of turn i."""
-        text = self._try((*self._messages[:index], replaced, *self._messages[index + 1 :]))
+        text = rendered_or_none(self._render, (*self._messages[:index], replaced, *self._messages[index + 1 :]))
         if text is None or self._word not in text:
             return None
         return text.split(self._word)[0], text.rpartition(self._word)[2]
@@ -90,14 +83,14 @@ class Turns:
     def _begin(self, index: int, shown_first: int) -> int:
         """Where the model goes on from the prompt for this turn; never after the first character of what the turn shows."""
         history = self._messages[:index]
-        asked, plain = self._try(history, asks=True), None
+        asked, plain = rendered_or_none(self._render, history, asks=True), None
         if asked is not None and self._whole.startswith(asked):
             if not history or history[-1]["role"] != "assistant":
                 return len(asked)
-            plain = self._try(history)
+            plain = rendered_or_none(self._render, history)
             if asked != plain:
                 return len(asked)
-        prompt = _added(asked, self._try(history) if plain is None else plain) or self._usual_prompt()
+        prompt = _added(asked, rendered_or_none(self._render, history) if plain is None else plain) or self._usual_prompt()
         begin = self._end_of_turn_before(index, shown_first)
         for size in sorted(self._borders(prompt), reverse=True):
             place = self._whole.rfind(prompt[:size], begin, shown_first)
@@ -109,24 +102,16 @@ class Turns:
         """A place after what the turn before shows and before this turn."""
         if index == 0:
             return 0
-        before = self._try(self._messages[:index])
+        before = rendered_or_none(self._render, self._messages[:index])
         if before is not None and self._whole.startswith(before):
             return len(before)
         try:
-            return min(self._shown(index - 1)[1], shown_first)
+            return min(self.shown(index - 1)[1], shown_first)
         except TurnHidden:
-            return len(_common(self._whole, before or ""))
+            return len(common(self._whole, before or ""))
 
     def _usual_prompt(self) -> str:
-        return _added(self._try(_NEUTRAL, asks=True), self._try(_NEUTRAL))
-
-    def _try(self, messages: Sequence[Message], *, asks: bool = False) -> str | None:
-        try:
-            return self._render(messages, asks=asks)
-        except TemplateProblem as problem:
-            if problem.is_endless:
-                raise
-            return None
+        return _added(rendered_or_none(self._render, _NEUTRAL, asks=True), rendered_or_none(self._render, _NEUTRAL))
 
 
 def _replacements(message: Message, word: str) -> list[Message]:
@@ -146,10 +131,20 @@ def _added(asked: str | None, plain: str | None) -> str:
     """What the prompt for an answer adds to a conversation."""
     if asked is None or plain is None:
         return ""
-    return asked[len(_common(asked, plain)) :]
+    return asked[len(common(asked, plain)) :]
 
 
-def _common(one: str, other: str) -> str:
+def rendered_or_none(render: Render, messages: Sequence[Message], *, asks: bool = False) -> str | None:
+    """None where the template refuses. Raises TemplateProblem for a template that comes to no end."""
+    try:
+        return render(messages, asks=asks)
+    except TemplateProblem as problem:
+        if problem.is_endless:
+            raise
+        return None
+
+
+def common(one: str, other: str) -> str:
     """The characters that both begin with."""
     if other.startswith(one):
         return one

@@ -3,6 +3,7 @@
 What a template leaves out by design in one place (a thought of an earlier turn) counts as shown if it is shown where the turn is the last.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ class _Field:
 def hidden_field(render: Render, messages: Messages, tools: Sequence[Any] | None, *, word: str) -> str | None:
     """The first field that the template does not show, such as `messages[2].reasoning_content`; None if it shows all.
 
-    `word` must stand nowhere in the row. Raises TemplateProblem only for a template that comes to no end.
+    `word`, of letters and digits, must stand nowhere in the row. Raises TemplateProblem only for a template that comes to no end.
     """
     fields = {f"{word}{number}x": field for number, field in enumerate((*_fields_of(messages), *_fields_of_tools(tools or ())))}
     other_messages, other_tools = list(messages), list(tools or ())
@@ -35,19 +36,20 @@ def hidden_field(render: Render, messages: Messages, tools: Sequence[Any] | None
         owners = other_tools if field.is_tool else other_messages
         owners[field.index] = field.put(owners[field.index], its_word)
     text = _try(render, other_messages, other_tools or None)
+    shown = set(re.findall(rf"{word}[0-9]+x", text))
     hidden = (
-        field for its_word, field in fields.items() if its_word not in text and not _is_shown(render, messages, tools, field, its_word)
+        field for its_word, field in fields.items() if its_word not in shown and not _is_shown(render, messages, tools, field, its_word)
     )
     return next((field.name for field in hidden), None)
 
 
 def _is_shown(render: Render, messages: Messages, tools: Sequence[Any] | None, field: _Field, word: str) -> bool:
-    """In the conversation as it is, in the one that ends with this message, or by any difference to a rendering without the field."""
+    """In the one that ends with this message, in the conversation as it is, or by any difference to a rendering without the field."""
     if field.is_tool:
         return word in _try(render, messages, [field.put(tool, word) if at == field.index else tool for at, tool in enumerate(tools or ())])
     before, message, after = messages[: field.index], messages[field.index], messages[field.index + 1 :]
     with_word = (*before, field.put(message, word))
-    if word in _try(render, (*with_word, *after), tools) or word in _try(render, with_word, tools):
+    if word in _try(render, with_word, tools) or word in _try(render, (*with_word, *after), tools):
         return True
     return _try(render, (*before, field.put(message, ""), *after), tools) not in ("", _try(render, messages, tools))
 
