@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.builders.fuzz import JSON, fuzz, replaced
 
+from finetune_contract.bounds import MAX_FORMATION, MAX_STEP
 from finetune_contract.commits import (
     ADAPTER_WEIGHTS_NAME,
     CommitManifest,
@@ -19,6 +20,7 @@ from finetune_contract.commits import (
     parse_manifest_key,
     render_manifest,
 )
+from finetune_contract.state import StateId
 
 DIGEST = "0" * 64
 RECORD: dict[str, Any] = {
@@ -75,6 +77,14 @@ def test_any_sealed_json_is_a_commit_with_a_key_or_a_value_error(text: str) -> N
         return
     assert parse_manifest_key(manifest_key("uid", manifest.state)) == manifest.state
     assert parse_manifest(render_manifest(manifest)) == manifest
+
+
+def test_the_greatest_state_has_a_key() -> None:
+    greatest = StateId(formation=MAX_FORMATION, step=MAX_STEP)
+    assert parse_manifest_key(manifest_key("uid", greatest)) == greatest
+    for beyond in ({"formation": MAX_FORMATION + 1, "step": 1}, {"formation": 1, "step": MAX_STEP + 1}):
+        with pytest.raises(ValidationError):
+            StateId.model_validate(beyond)
 
 
 @fuzz(200)

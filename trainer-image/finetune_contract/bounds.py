@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 MAX_COUNT = 2**53 - 1  # the greatest integer that every reader of JSON keeps exactly
-MAX_STEP = 10**12
-MAX_FORMATION = 10**9
+MAX_STEP = 10**12 - 1  # these two have at most 12 and 9 digits, which is what the key of a commit can name
+MAX_FORMATION = 10**9 - 1
 MAX_RANK = 2**16 - 1
 MAX_PEERS = 256
 MAX_SECONDS = 1e9  # about 30 years; a moment so far away is still a date
