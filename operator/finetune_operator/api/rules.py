@@ -76,7 +76,7 @@ def check_spec(job: FineTuneJob, *, is_local: bool = False) -> tuple[SpecError, 
 
 def warnings(job: FineTuneJob) -> tuple[str, ...]:
     """What is allowed but probably not meant."""
-    return tuple(warning for found in (_idle_ranks, idle_gpus, tiny_memory) for warning in found(job.spec))
+    return tuple(warning for found in (_idle_ranks, _held_out_rows_are_trained_on, idle_gpus, tiny_memory) for warning in found(job.spec))
 
 
 def parse_job(job: JsonObject, *, extra: Extra = "forbid") -> FineTuneJob:
@@ -172,6 +172,9 @@ def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[Spe
                 path, f"got {uri!r}: {place.container!r} is no name of a claim or ConfigMap; wanted {MEANING[SUBDOMAIN_PATTERN]}"
             )
             continue
+        if path == "spec.model.uri" and place.scheme is Scheme.HF and "/" in place.path:
+            yield SpecError(path, f"got {uri!r}: a model is a whole repository; wanted hf://OWNER/NAME, and its branch as model.revision")
+            continue
         yield from _scheme_errors(path, uri, place, allowed, is_local)
 
 
@@ -258,3 +261,8 @@ def _idle_ranks(spec: FineTuneJobSpec) -> Iterator[str]:
         idle = f"rank {rows}" if rows == ranks - 1 else f"ranks {rows} to {ranks - 1}"
         gang = f"{ranks} ranks ({spec.resources.nodes.max} nodes x {spec.resources.processes_per_node})"
         yield f"spec.training.globalBatchSize: {rows} rows for {gang}: {idle} will be idle; raise it to {ranks} or use fewer"
+
+
+def _held_out_rows_are_trained_on(spec: FineTuneJobSpec) -> Iterator[str]:
+    if spec.dataset.eval_uri is not None and spec.dataset.eval_uri.rstrip("/") == spec.dataset.uri.rstrip("/"):
+        yield "spec.dataset.evalUri: is the place that is trained on, so that evalLoss says nothing of other rows; use evalFraction"
