@@ -13,6 +13,7 @@ WARNING_REASONS = frozenset(
         "LongerThanTheModel",
         "MessageKeysUnused",
         "NumericsChanged",
+        "RowsChanged",
         "RowsCut",
         "RowsTokenised",
         "StorageUnavailable",

@@ -9,7 +9,7 @@ COLUMNS_OF: dict[Columns, frozenset[str]] = {
     "alpaca": frozenset({"instruction", "input", "output", "system", "history"}),
 }
 _SIGNS: dict[Columns, frozenset[str]] = {"sharegpt": frozenset({"conversations"}), "alpaca": frozenset({"instruction", "output"})}
-_ROLES = {
+ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -57,9 +57,9 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
     others = {name: value for name, value in turn.items() if name not in {role, text}}
     if turn.get(role) == _CALL:
         return {**others, "role": "assistant", "content": "", "tool_calls": [_call(said, f"{where}.{text}")]}
-    who = _ROLES.get(turn[role]) if isinstance(turn.get(role), str) else None
+    who = ROLES.get(turn[role]) if isinstance(turn.get(role), str) else None
     if who is None:
-        known = ", ".join((*_ROLES, _CALL))
+        known = ", ".join((*ROLES, _CALL))
         raise WrongColumns(f"{where}.{role}: wanted one of {known}; got {got(turn, role)}")
     return {**others, "role": who, "content": said}
 

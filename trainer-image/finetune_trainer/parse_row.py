@@ -9,6 +9,7 @@ from finetune_trainer.columns import kind_of_value
 
 # Half of a surrogate pair can only come as an escape: UTF-8 has none.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_UTF8_BOM = b"\xef\xbb\xbf"
 _MAX_DEPTH = 100
 _MAX_DIGITS = 4000
 
@@ -19,6 +20,7 @@ class BadRow(Exception):
 
 def parse_row(text: bytes) -> dict[str, Any]:
     """The JSON object that one row is. Raises BadRow."""
+    text = text.removeprefix(_UTF8_BOM)  # where files that begin with one were put together
     try:
         content = json.loads(
             text.decode(),

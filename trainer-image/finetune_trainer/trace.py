@@ -41,6 +41,25 @@ def hidden_field(render: Render, messages: Messages, tools: Sequence[Any] | None
     return next((field.name for field in hidden), None)
 
 
+def changes_an_answer(render: Render, messages: Messages, tools: Sequence[Any] | None, whole: str) -> bool:
+    """Whether the words of an assistant do not come out in their order, blanks aside: neither in `whole` nor where its turn is the last.
+
+    A field may be shown and a part of what it holds be cut out of it. Raises TemplateProblem as `hidden_field` does.
+    """
+    squashed = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or message["content"] in whole:
+            continue
+        squashed, said = squashed or _squashed(whole), _squashed(message["content"])
+        if said not in squashed and said.lower() not in _squashed(_try(render, messages[: index + 1], tools)):
+            return True
+    return False
+
+
+def _squashed(text: str) -> str:
+    return "".join(text.split())
+
+
 def _is_shown(render: Render, messages: Messages, tools: Sequence[Any] | None, field: _Field, word: str) -> bool:
     """In the conversation as it is, in the one that ends with this message, or by any difference to a rendering without the field."""
     if field.is_tool:
