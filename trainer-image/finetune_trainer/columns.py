@@ -56,7 +56,7 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
         raise WrongColumns(f"{where}.{text}: wanted a string, got {got(turn, text)}")
     others = {name: value for name, value in turn.items() if name not in {role, text}}
     if turn.get(role) == _CALL:
-        return {**others, "role": "assistant", "content": "", "tool_calls": [_call(said, f"{where}.{text}")]}
+        return {**others, "role": "assistant", "content": "", "tool_calls": _calls(said, f"{where}.{text}")}
     who = ROLES.get(turn[role]) if isinstance(turn.get(role), str) else None
     if who is None:
         known = ", ".join((*ROLES, _CALL))
@@ -64,14 +64,17 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
     return {**others, "role": who, "content": said}
 
 
-def _call(said: str, where: str) -> dict[str, Any]:
+def _calls(said: str, where: str) -> list[dict[str, Any]]:
+    """One call, or a list of calls that are made at once."""
     try:
-        call = json.loads(said)
+        value = json.loads(said)
     except (ValueError, RecursionError):
-        call = None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or "arguments" not in call:
-        raise WrongColumns(f"{where}: wanted a function call as JSON with name and arguments")
-    return {"type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+        value = None
+    calls = value if isinstance(value, list) and value else [value]
+    for call in calls:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str) or "arguments" not in call:
+            raise WrongColumns(f"{where}: wanted a function call as JSON with name and arguments, or a list of them")
+    return [{"type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}} for call in calls]
 
 
 def _from_alpaca(content: dict[str, Any]) -> list[dict[str, Any]]:
