@@ -31,6 +31,7 @@ def call(**function):
         ({"messages": [{"role": "user ", "content": "a"}, *said("q", "b")["messages"]]}, '[0].role: wanted user, got "user "'),
         ({"messages": [{"role": "human", "content": "q"}, {"role": "assistant", "content": "b"}]}, '[0].role: wanted user, got "human"'),
         ({"messages": [*said("q", "b")["messages"], {"role": "gpt", "content": "c"}]}, '[2].role: wanted assistant, got "gpt"'),
+        ({"messages": [*said("q", "b")["messages"], {"role": "AI", "content": "c"}]}, '[2].role: wanted assistant, got "AI"'),
         (turn(content="a", reasoning="one", reasoning_content="two"), "[1]: reasoning_content, reasoning hold different thoughts"),
         (turn(tool_calls=[call(arguments={})], function_call={"name": "f"}), "[1]: it has tool_calls and function_call; keep one"),
         (turn(tool_calls=[call(parameters={"city": "Oslo"})]), "arguments: wanted a JSON object, got nothing; it has parameters"),
@@ -110,6 +111,11 @@ def test_an_answer_that_is_shown_in_part_is_told(template, answer, notes):
 
 def test_a_thought_that_is_left_out_of_an_earlier_turn_by_design_is_no_change():
     assert encode(TOKENIZER, said("q", "<think>t</think>a", "r", "<think>u</think>b"), template=THOUGHTS).notes == ()
+
+
+def test_a_change_behind_thoughts_that_are_left_out_by_design_is_told():
+    turns = [text for number in range(3) for text in ("q", f"<think>t{number}</think>a")]
+    assert encode(TOKENIZER, said(*turns, "r", "<think>one</think> a <think>two</think> b"), template=THOUGHTS).notes == (ANSWER_CHANGED,)
 
 
 def test_the_event_says_what_was_changed_and_what_to_do():

@@ -17,6 +17,7 @@ ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "system": "system",
     "tool": "tool",
     "observation": "tool",

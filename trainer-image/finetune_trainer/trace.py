@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_contract.chat_template import TemplateProblem
 
+_END_OF_THOUGHT = "</think>"
 Messages = Sequence[dict[str, Any]]
 Render = Callable[[Messages, Sequence[Any] | None], str]
 
@@ -46,13 +47,17 @@ def changes_an_answer(render: Render, messages: Messages, tools: Sequence[Any] |
 
     A field may be shown and a part of what it holds be cut out of it. Raises TemplateProblem as `hidden_field` does.
     """
-    squashed = ""
+    squashed, leaves_out_thoughts = "", False
     for index, message in enumerate(messages):
         if message["role"] != "assistant" or message["content"] in whole:
             continue
         squashed, said = squashed or _squashed(whole), _squashed(message["content"])
-        if said not in squashed and said.lower() not in _squashed(_try(render, messages[: index + 1], tools)):
+        rest = said.partition(_END_OF_THOUGHT)[2]
+        if said in squashed or (leaves_out_thoughts and rest and rest in squashed):
+            continue
+        if said.lower() not in _squashed(_try(render, messages[: index + 1], tools)):
             return True
+        leaves_out_thoughts = True  # of turns that are not the last: proven once, for every proof costs a rendering
     return False
 
 
