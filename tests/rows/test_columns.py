@@ -63,6 +63,11 @@ def test_alpaca_becomes_messages(tmp_path):
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "sharegpt", "conversations[0].from: wanted one of human, user, gpt"),
         ({"conversations": [{"from": "gpt"}]}, "sharegpt", "conversations[0].value: wanted a string, got nothing"),
         ({"conversations": [{"from": "function_call", "value": "look"}]}, "sharegpt", "wanted a function call as JSON"),
+        (
+            {"conversations": [{"from": "function_call", "value": '{"name": "f", "name": "g", "arguments": {}}'}]},
+            "sharegpt",
+            "the key name is",
+        ),
         ({"conversations": [{"from": "function_call", "value": "[]"}]}, "sharegpt", "wanted a function call as JSON"),
         ({"instruction": "", "output": "x"}, "alpaca", "instruction and input are empty"),
         ({"instruction": "a"}, "alpaca", "output: wanted a string, got nothing"),

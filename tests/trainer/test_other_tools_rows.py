@@ -118,6 +118,28 @@ def test_a_change_behind_thoughts_that_are_left_out_by_design_is_told():
     assert encode(TOKENIZER, said(*turns, "r", "<think>one</think> a <think>two</think> b"), template=THOUGHTS).notes == (ANSWER_CHANGED,)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"city": "Oslo", "city": "Rome"}', "the key city is there twice in one object"),
+        ('{"city": NaN}', "NaN is no JSON number"),
+        ('{"city": 1e999}', "a number is too large"),
+        ('{"city": ' + "9" * 5000 + "}", "a number has 5000 digits"),
+        (r'{"city": "\ud83d"}', "half of a surrogate pair"),
+        ('{"city": ' + "[" * 600 + "]" * 600 + "}", "is nested deeper than 100 levels"),
+        ('{"city": ' + "[" * 5000 + "]" * 5000 + "}", "is nested deeper than 100 levels"),
+    ],
+)
+def test_json_within_a_row_is_held_to_what_rows_are_held_to(text, problem):
+    for row, field in (
+        (turn(tool_calls=[call(arguments=text)]), "messages[1].tool_calls[0].function.arguments"),
+        ({**said("q", "a"), "tools": f"[{text}]"}, "tools"),
+    ):
+        with pytest.raises(RowError) as raised:
+            encode(TOKENIZER, row, template=THOUGHTS)
+        assert raised.value.problem.startswith(f"{field}: {problem}")
+
+
 def test_the_event_says_what_was_changed_and_what_to_do():
     (_, event) = note_events((Note(text=ANSWER_CHANGED, count=2, first=7),), field=FIELD, num_tokens=8, num_targets=2)
     assert event.reason == "RowsChanged"

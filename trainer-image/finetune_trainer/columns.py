@@ -1,7 +1,8 @@
 """Rows of other tools' forms turned into chat messages, by the preset of spec.dataset.columns. Words only: nothing is rendered here."""
 
-import json
 from typing import Any, Literal
+
+from finetune_trainer.json_text import BadRow, parse_json
 
 Columns = Literal["sharegpt", "alpaca"]
 COLUMNS_OF: dict[Columns, frozenset[str]] = {
@@ -68,8 +69,10 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
 def _calls(said: str, where: str) -> list[dict[str, Any]]:
     """One call, or a list of calls that are made at once."""
     try:
-        value = json.loads(said)
-    except (ValueError, RecursionError):
+        value = parse_json(said)
+    except BadRow as error:
+        raise WrongColumns(f"{where}: {error}") from None
+    except ValueError:
         value = None
     calls = value if isinstance(value, list) and value else [value]
     for call in calls:

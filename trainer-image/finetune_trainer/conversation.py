@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_trainer.columns import ROLES, got, kind_of_value
-from finetune_trainer.parse_row import shown_name
+from finetune_trainer.json_text import BadRow, parse_json, shown_name
 
 _WEIGHTS = ("weight", "train", "trainable", "loss")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -215,6 +215,8 @@ def _read_json(value: object, where: str) -> Any:
     if not value.strip():
         return None
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value)
+    except BadRow as error:
+        raise Misshapen(f"{where}: {error}") from None
+    except ValueError:
         raise Misshapen(f"{where}: wanted JSON, got {kind_of_value(value)} that is none") from None
