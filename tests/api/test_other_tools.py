@@ -37,6 +37,9 @@ WORDS = [
     ("training", "deepspeed", "training.shardAcross"),
     ("model", "model_name_or_path", "model.uri"),
     ("dataset", "val_set_size", "dataset.evalFraction"),
+    ("dataset", "split", "hf://OWNER/NAME/FILE"),
+    ("resources", "gpus", "resources.limits"),
+    ("model", "token", "HF_TOKEN"),
 ]
 
 

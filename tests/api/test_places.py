@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_contract.places import parse_place
-from finetune_operator.api.rules import validate
+from finetune_operator.api.rules import parse_job, validate, warnings
 
 SPEC = {
     "model": {"uri": "hf://Qwen/Qwen3-8B"},
@@ -30,6 +30,12 @@ def said(section: str, is_local: bool = False, **fields: str) -> list[str]:
         ("file://data", "'file://data': a file place needs an absolute path"),
         ("gs://bucket/x", "'gs://bucket/x' is not a place: wanted one of hf://OWNER/NAME, s3://BUCKET/PATH"),
         ("rows.jsonl", "'rows.jsonl' is not a place"),
+        ("hf://owner/name@main", "'hf://owner/name@main': a place has no revision; wanted hf://owner/name"),
+        ("hf://datasets/owner/name", "'hf://datasets/owner/name': leave datasets/ out; wanted hf://OWNER/NAME"),
+        ("hf://owner/na me", "'hf://owner/na me': 'na me' is no name of a repository"),
+        ("s3://key:hunter2@bucket/x", "'s3://...@bucket/x' carries credentials"),
+        ("https://key:hunter2@host/x", "'https://...host/x' is not a place"),
+        ("https://host/x?X-Amz-Signature=hunter2", "'https://host/x...' is not a place"),
     ],
 )
 def test_what_is_no_place_is_told_with_the_form_that_is_wanted(uri: str, wanted: str) -> None:
@@ -62,3 +68,16 @@ def test_a_local_run_says_that_it_needs_a_cluster(uri: str) -> None:
 def test_a_folder_of_one_machine_is_for_local_runs(section: str, field: str) -> None:
     assert said(section, **{field: "file:///data/x"})[0].endswith("file:// is for local runs (`finetune run`)")
     assert said(section, is_local=True, **{field: "file:///data/x"}) == []
+
+
+@pytest.mark.parametrize("uri", ["hf://owner/name/tree/main", "hf://owner/name/model.safetensors"])
+def test_a_model_is_a_whole_repository(uri: str) -> None:
+    assert said("model", uri=uri)[0].startswith(f"spec.model.uri: got {uri!r}: a model is a whole repository; wanted hf://OWNER/NAME")
+    assert said("dataset", uri=uri) == []
+
+
+def test_held_out_rows_that_are_trained_on_are_warned_of() -> None:
+    dataset = {"uri": "s3://data/rows/", "evalUri": "s3://data/rows"}
+    metadata = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "x"}}
+    job = parse_job({**metadata, "spec": {**SPEC, "dataset": dataset}})
+    assert any(warning.startswith("spec.dataset.evalUri: is the place that is trained on") for warning in warnings(job))

@@ -40,6 +40,13 @@ def test_function_calls_of_sharegpt_become_tool_calls(tmp_path):
     assert messages[1]["tool_calls"] == [{"type": "function", "function": {"name": "look", "arguments": {"city": "Oslo"}}}]
 
 
+def test_calls_that_are_made_at_once_become_one_turn(tmp_path):
+    calls = [{"name": "look", "arguments": {"city": city}} for city in ("Oslo", "Rome")]
+    turns = [{"from": "human", "value": "weather?"}, {"from": "function_call", "value": json.dumps(calls)}]
+    made = messages_of({"conversations": turns}, "sharegpt", tmp_path)[1]["tool_calls"]
+    assert [call["function"] for call in made] == calls
+
+
 def test_alpaca_becomes_messages(tmp_path):
     assert messages_of(ALPACA, "alpaca", tmp_path) == [
         {"role": "user", "content": "hi"},
@@ -56,6 +63,12 @@ def test_alpaca_becomes_messages(tmp_path):
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "sharegpt", "conversations[0].from: wanted one of human, user, gpt"),
         ({"conversations": [{"from": "gpt"}]}, "sharegpt", "conversations[0].value: wanted a string, got nothing"),
         ({"conversations": [{"from": "function_call", "value": "look"}]}, "sharegpt", "wanted a function call as JSON"),
+        (
+            {"conversations": [{"from": "function_call", "value": '{"name": "f", "name": "g", "arguments": {}}'}]},
+            "sharegpt",
+            "the key name is",
+        ),
+        ({"conversations": [{"from": "function_call", "value": "[]"}]}, "sharegpt", "wanted a function call as JSON"),
         ({"instruction": "", "output": "x"}, "alpaca", "instruction and input are empty"),
         ({"instruction": "a"}, "alpaca", "output: wanted a string, got nothing"),
         ({"instruction": "a", "output": "b", "history": [["x"]]}, "alpaca", "history[0]: wanted a pair of strings"),

@@ -75,6 +75,18 @@ def test_messages_of_parquet_are_those_of_json(tmp_path):
     assert [content for _, content in read(parquet_of(rows, tmp_path / "rows.parquet"))] == rows
 
 
+def test_a_column_that_a_table_has_twice_is_refused(tmp_path):
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "rows.parquet")
+    with pytest.raises(TrainingError, match="the column text is there twice; keep one of them"):
+        read(tmp_path / "rows.parquet")
+
+
+def test_a_mark_between_files_that_were_put_together_is_no_part_of_a_row(tmp_path):
+    data = b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n'
+    assert read(write(tmp_path, data)) == [(1, {"text": "a"}), (2, {"text": "b"})]
+
+
 def test_several_files_are_one_data_set_and_a_row_is_named_after_its_file(tmp_path):
     files = [write(tmp_path, b'{"text": "a"}\n\n{"text": "b"}\n', "a.jsonl"), write(tmp_path, b'[{"text": "c"}, {"note": ""}]', "b.json")]
     rows = read_rows(files, field=FIELD, form="auto")
@@ -107,6 +119,8 @@ def test_several_files_are_one_data_set_and_a_row_is_named_after_its_file(tmp_pa
         (b'[{"text": "a"}]\n{"text": "b"}', "behind the end of the JSON array comes more"),
         (b"\n \n", "the file has no rows"),
         (b"[]", "the file has no rows"),
+        (b'{\n  "text": "a"\n}\n', "is a JSON object that goes on over many lines; wanted one object a line, or one JSON array of objects"),
+        (packed(b'{ \r\n"data": []}'), "within gzip: the file is a JSON object that goes on over many lines"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_name(data, words, tmp_path):

@@ -15,6 +15,7 @@ WARNING_REASONS = frozenset(
         "LongerThanTheModel",
         "MessageKeysUnused",
         "NumericsChanged",
+        "RowsChanged",
         "RowsCut",
         "RowsTokenised",
         STORE_AWAY,

@@ -28,6 +28,7 @@ _FREE_FILTERS = ("length", "count")
 _TAKEN_GLOBALS = ("lipsum", "cycler", "joiner")
 _TAKEN_METHODS = ("translate", "format_map")
 _COMPARING_TESTS = ("in", "eq", "equalto", "==", "ne", "!=", "lt", "<", "gt", ">", "le", "<=", "ge", ">=", "greaterthan", "lessthan")
+_OF_ONE_WORK = ("length", "count", "first", "default", "d")  # they look at no more than one part of what they are given
 _PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "truncate", "round", "batch", "slice")
 _ENDLESS = "it comes to no end: it loops or repeats text without bound"
 _WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{5}|\*)|\{[^}]*(\d{5}|\{)")
@@ -183,6 +184,9 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if name == "join":
             values = (list(values[0]), *values[1:])
             args = (*args[: len(args) - len(values)], *values)
+        if name in _OF_ONE_WORK:
+            RENDERING.get().pay(1)
+            return function(*args, **kwargs)
         RENDERING.get().pay_for(values, kwargs)
         _check_arguments(name, values, kwargs)
         result = function(*args, **kwargs)

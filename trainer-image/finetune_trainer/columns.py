@@ -1,7 +1,8 @@
 """Rows of other tools' forms turned into chat messages, by the preset of spec.dataset.columns. Words only: nothing is rendered here."""
 
-import json
 from typing import Any, Literal
+
+from finetune_trainer.json_text import BadRow, parse_json
 
 Columns = Literal["sharegpt", "alpaca"]
 COLUMNS_OF: dict[Columns, frozenset[str]] = {
@@ -9,7 +10,7 @@ COLUMNS_OF: dict[Columns, frozenset[str]] = {
     "alpaca": frozenset({"instruction", "input", "output", "system", "history"}),
 }
 _SIGNS: dict[Columns, frozenset[str]] = {"sharegpt": frozenset({"conversations"}), "alpaca": frozenset({"instruction", "output"})}
-_ROLES = {
+ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -17,6 +18,7 @@ _ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "system": "system",
     "tool": "tool",
     "observation": "tool",
@@ -56,22 +58,27 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
         raise WrongColumns(f"{where}.{text}: wanted a string, got {got(turn, text)}")
     others = {name: value for name, value in turn.items() if name not in {role, text}}
     if turn.get(role) == _CALL:
-        return {**others, "role": "assistant", "content": "", "tool_calls": [_call(said, f"{where}.{text}")]}
-    who = _ROLES.get(turn[role]) if isinstance(turn.get(role), str) else None
+        return {**others, "role": "assistant", "content": "", "tool_calls": _calls(said, f"{where}.{text}")}
+    who = ROLES.get(turn[role]) if isinstance(turn.get(role), str) else None
     if who is None:
-        known = ", ".join((*_ROLES, _CALL))
+        known = ", ".join((*ROLES, _CALL))
         raise WrongColumns(f"{where}.{role}: wanted one of {known}; got {got(turn, role)}")
     return {**others, "role": who, "content": said}
 
 
-def _call(said: str, where: str) -> dict[str, Any]:
+def _calls(said: str, where: str) -> list[dict[str, Any]]:
+    """One call, or a list of calls that are made at once."""
     try:
-        call = json.loads(said)
-    except (ValueError, RecursionError):
-        call = None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or "arguments" not in call:
-        raise WrongColumns(f"{where}: wanted a function call as JSON with name and arguments")
-    return {"type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+        value = parse_json(said)
+    except BadRow as error:
+        raise WrongColumns(f"{where}: {error}") from None
+    except ValueError:
+        value = None
+    calls = value if isinstance(value, list) and value else [value]
+    for call in calls:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str) or "arguments" not in call:
+            raise WrongColumns(f"{where}: wanted a function call as JSON with name and arguments, or a list of them")
+    return [{"type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}} for call in calls]
 
 
 def _from_alpaca(content: dict[str, Any]) -> list[dict[str, Any]]:

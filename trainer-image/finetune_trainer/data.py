@@ -22,7 +22,7 @@ from finetune_trainer.token_store import StoreRecord, TokenStore
 from finetune_trainer.tokenise import Tokenising, encoder_of, load_tokenizer
 from finetune_trainer.tokens import Tally, Tokens
 
-_CACHE_FORMAT = 3
+_CACHE_FORMAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from finetune_contract.chat_template import ChatTemplate, TemplateProblem
 from finetune_trainer.columns import kind_of_value
 from finetune_trainer.conversation import Conversation, Misshapen, parse_messages, parse_pair
-from finetune_trainer.notes import OPEN_TURN, shows_date, unread_key
+from finetune_trainer.notes import ANSWER_CHANGED, NULL_ARGUMENTS, OPEN_TURN, shows_date, unread_key
 from finetune_trainer.rows import Row, RowError, Rows
 from finetune_trainer.spans import Span, TurnHidden, Turns
 from finetune_trainer.template_choice import TemplateChoice
 from finetune_trainer.tiling import TiledTurns, tiles_of
 from finetune_trainer.token_text import Places, TokenPlace, TokenText, overlap, tiled
-from finetune_trainer.trace import hidden_field
+from finetune_trainer.trace import Render, changes_an_answer, hidden_field
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,6 +89,7 @@ class Encoder:
         return Encoded(
             ids=[token for part in parts for token in part],
             is_target=[mark for part, is_trained in zip(parts, trained, strict=True) for mark in [is_trained] * len(part)],
+            notes=(OPEN_TURN,) if self._end is None else (),
         )
 
     def _ends_with_end(self, text: str) -> bool:
@@ -118,11 +119,18 @@ class Encoder:
             turns = TiledTurns(by_rendering, messages, whole, tiles=partial(tiles_of, render, messages, whole, word=word))
             places = Places(limit, beat, partial(self._place, turns, text=text))
             is_target, trained = self._mask(template, conversation, text, places)
+            is_changed = changes_an_answer(_renderer(template), conversation.messages, conversation.tools, whole)
         except TemplateProblem as problem:
+            if problem.is_endless and (size := _large(conversation)) is not None:
+                raise Misshapen(f"{size} are more than its chat template can take ({problem.words}); split the row") from None
             if problem.is_endless:
                 raise self._templates.blamed(problem.words) from None
             raise Misshapen(f"the chat template refuses it: {problem.words}") from None
         notes = [unread_key(key) for key in sorted(conversation.unknown)]
+        if conversation.had_nulls:
+            notes.append(NULL_ARGUMENTS)
+        if is_changed:
+            notes.append(ANSWER_CHANGED)
         if template.asks_for_date:
             notes.append(shows_date(template.day))
         if not all(place.is_ended for place in trained):
@@ -208,14 +216,22 @@ def _rendered(template: ChatTemplate, conversation: Conversation) -> tuple[Conve
 
 
 def _check_all_is_shown(template: ChatTemplate, conversation: Conversation, roles: Sequence[str], word: str) -> None:
-    hidden = hidden_field(
-        lambda messages, tools: template.render(messages, tools=tools), conversation.messages, conversation.tools, word=word
-    )
+    hidden = hidden_field(_renderer(template), conversation.messages, conversation.tools, word=word)
     if hidden is None:
         return
     index = int(hidden.partition("[")[2].partition("]")[0])
     about = "" if hidden.startswith("tools") else f" (role {roles[index][:_SHOWN_CHARS]})"
     raise Misshapen(f"{hidden}{about}: the chat template does not show it; take it out of the row, or give a template that shows it")
+
+
+def _renderer(template: ChatTemplate) -> Render:
+    return lambda messages, tools: template.render(messages, tools=tools)
+
+
+def _large(conversation: Conversation) -> str | None:
+    """Its size in words, if it is so large that the row and not the template is to blame for too much work."""
+    num_messages, num_chars = len(conversation.messages), len(repr(conversation.messages))
+    return f"{num_messages} messages with {num_chars} characters" if num_messages > 500 or num_chars > 500_000 else None
 
 
 def _with_argument_texts(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a file of rows is, told by its first bytes and never by its name; what cannot be read is refused by its name with the way out."""
 
+import re
 from enum import StrEnum
 
 HEAD_BYTES = 512
@@ -52,6 +53,7 @@ _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xfe\xff", "UTF-16 text", _UTF8),
     *((0, b"\x80" + bytes([protocol]), "a Python pickle", _CONVERT) for protocol in range(2, 6)),
 )
+_OPEN_OBJECT = re.compile(rb"\{[ \t\r]*\n")
 _PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml")
 
 
@@ -70,4 +72,8 @@ def kind_of(head: bytes) -> FileKind:
         raise UnreadableFile(f"the file is {what}; {_UTF8}" if "UTF" in what else f"the file is {what}; wanted JSON lines, gzip or parquet")
     if text[:9].lower().startswith(_PAGE_STARTS):
         raise UnreadableFile("the file is a web page or XML; download the data itself, not the page about it")
+    if _OPEN_OBJECT.match(text):
+        raise UnreadableFile(
+            "the file is a JSON object that goes on over many lines; wanted one object a line, or one JSON array of objects"
+        )
     return FileKind.JSON_ARRAY if text.startswith(b"[") else FileKind.JSON_LINES

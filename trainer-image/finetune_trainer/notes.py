@@ -9,12 +9,22 @@ from finetune_contract.values import Value
 OPEN_TURN = "a trained turn ends in no special token"
 _SHOWS_DATE = "the chat template shows a date"
 _UNREAD_KEY = "messages have a key that nothing reads"
+ANSWER_CHANGED = "an answer is not shown as it stands in the row"
+NULL_ARGUMENTS = "arguments of a call that are null are left out"
 _MAX_KEY_CHARS = 60
-_REASONS = {OPEN_TURN: "EndOfTurnNotTrained", _SHOWS_DATE: "TemplateShowsDate", _UNREAD_KEY: "MessageKeysUnused"}
+_REASONS = {
+    OPEN_TURN: "EndOfTurnNotTrained",
+    _SHOWS_DATE: "TemplateShowsDate",
+    _UNREAD_KEY: "MessageKeysUnused",
+    ANSWER_CHANGED: "RowsChanged",
+    NULL_ARGUMENTS: "RowsChanged",
+}
 _ADVICE = {
     OPEN_TURN: "the model is not taught to stop there; the chat template should close every answer with the end of turn of the tokenizer",
     _SHOWS_DATE: "it is the day of the job's creation, on every member and after every restart; give a template without a date to avoid it",
     _UNREAD_KEY: "take it out, or give it a name that chat templates read",
+    ANSWER_CHANGED: "the chat template leaves out a part, such as what stands before </think>, or changes it; give one that shows it whole",
+    NULL_ARGUMENTS: "tables fill in null for what a function does not have; write arguments as a string of JSON to keep null",
 }
 
 

@@ -160,6 +160,9 @@ def _read_parquet(path: Path, columns: frozenset[str]) -> Iterator[Record]:
         names, num_rows, number = file.schema_arrow.names, max(file.metadata.num_rows, 1), 0
         others = dict.fromkeys((name for name in names if name not in columns), NOT_READ)
         read = [name for name in names if name in columns]
+        if len(read) > len(set(read)):
+            double = next(name for name in read if read.count(name) > 1)
+            raise UnreadableFile(f"the column {double} is there twice; keep one of them")
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=read, use_threads=False):
             for row in batch.to_pylist():
                 number += 1

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from finetune_contract.run_order import WorkerWarning
+from finetune_trainer.json_text import shown_name
 from finetune_trainer.notes import note_events
-from finetune_trainer.parse_row import shown_name
 from finetune_trainer.tokens import Tally
 
 TRAIN_FIELD, EVAL_FIELD = "spec.dataset.uri", "spec.dataset.evalUri"

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_trainer.columns import COLUMNS_OF, Columns, WrongColumns, as_messages, looks_like
 from finetune_trainer.file_kinds import UnreadableFile
-from finetune_trainer.parse_row import BadRow, check_value, parse_row, shown_name
+from finetune_trainer.json_text import BadRow, check_value, shown_name
+from finetune_trainer.parse_row import parse_row
 from finetune_trainer.records import MAX_ROW_BYTES, Record, read_records
 
 Form = Literal["messages", "prompt-completion", "text"]

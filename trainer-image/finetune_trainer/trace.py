@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_contract.chat_template import TemplateProblem
 
+_END_OF_THOUGHT = "</think>"
 Messages = Sequence[dict[str, Any]]
 Render = Callable[[Messages, Sequence[Any] | None], str]
 
@@ -41,6 +42,29 @@ def hidden_field(render: Render, messages: Messages, tools: Sequence[Any] | None
         field for its_word, field in fields.items() if its_word not in shown and not _is_shown(render, messages, tools, field, its_word)
     )
     return next((field.name for field in hidden), None)
+
+
+def changes_an_answer(render: Render, messages: Messages, tools: Sequence[Any] | None, whole: str) -> bool:
+    """Whether the words of an assistant do not come out in their order, blanks aside: neither in `whole` nor where its turn is the last.
+
+    A field may be shown and a part of what it holds be cut out of it. Raises TemplateProblem as `hidden_field` does.
+    """
+    squashed, leaves_out_thoughts = "", False
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or message["content"] in whole:
+            continue
+        squashed, said = squashed or _squashed(whole), _squashed(message["content"])
+        rest = said.partition(_END_OF_THOUGHT)[2]
+        if said in squashed or (leaves_out_thoughts and rest and rest in squashed):
+            continue
+        if said.lower() not in _squashed(_try(render, messages[: index + 1], tools)):
+            return True
+        leaves_out_thoughts = True  # of turns that are not the last: proven once, for every proof costs a rendering
+    return False
+
+
+def _squashed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _is_shown(render: Render, messages: Messages, tools: Sequence[Any] | None, field: _Field, word: str) -> bool:

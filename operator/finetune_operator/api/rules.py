@@ -76,7 +76,8 @@ def check_spec(job: FineTuneJob, *, is_local: bool = False) -> tuple[SpecError, 
 
 def warnings(job: FineTuneJob) -> tuple[str, ...]:
     """What is allowed but probably not meant."""
-    return tuple(warning for found in (_idle_ranks, idle_gpus, tiny_memory, _credentials_in_the_clear) for warning in found(job.spec))
+    rules = (_idle_ranks, _held_out_rows_are_trained_on, idle_gpus, tiny_memory, _credentials_in_the_clear)
+    return tuple(warning for found in rules for warning in found(job.spec))
 
 
 def parse_job(job: JsonObject, *, extra: Extra = "forbid") -> FineTuneJob:
@@ -171,6 +172,9 @@ def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[Spe
             yield SpecError(
                 path, f"got {uri!r}: {place.container!r} is no name of a claim or ConfigMap; wanted {MEANING[SUBDOMAIN_PATTERN]}"
             )
+            continue
+        if path == "spec.model.uri" and place.scheme is Scheme.HF and "/" in place.path:
+            yield SpecError(path, f"got {uri!r}: a model is a whole repository; wanted hf://OWNER/NAME, and its branch as model.revision")
             continue
         yield from _scheme_errors(path, uri, place, allowed, is_local)
 
@@ -271,3 +275,8 @@ def _credentials_in_the_clear(spec: FineTuneJobSpec) -> Iterator[str]:
         with suppress(ValueError):
             if url is not None and url.startswith("http://") and is_beyond_the_cluster(parse_endpoint(url).host):
                 yield f"{path}: {what} can be read on the way, for http:// is not encrypted and the host is not in the cluster; use https://"
+
+
+def _held_out_rows_are_trained_on(spec: FineTuneJobSpec) -> Iterator[str]:
+    if spec.dataset.eval_uri is not None and spec.dataset.eval_uri.rstrip("/") == spec.dataset.uri.rstrip("/"):
+        yield "spec.dataset.evalUri: is the place that is trained on, so that evalLoss says nothing of other rows; use evalFraction"

@@ -140,7 +140,8 @@ def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
 
 def _key(node: yaml.Node, path: Path, line: int) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        raise SpecError(render_path(path), "a list or an object cannot be a key", line=line)
+        left = "; {{ .. }} is left of a template: render it first" if isinstance(node, yaml.MappingNode) and node.flow_style else ""
+        raise SpecError(render_path(path), f"a list or an object cannot be a key{left}", line=line)
     try:
         return read_key(_scalar(node, path))
     except ValueError as error:
