@@ -15,6 +15,7 @@ from e2e.fixtures import Product
 from e2e.product import Job, JsonObject, Team, wait_until
 from finetune_contract.config import AdapterConfig
 from finetune_trainer.attention import ATTENTION
+from finetune_trainer.families import FAMILIES
 from finetune_trainer.lora import adapter_parameters, add_adapters
 
 HELD_OUT = "s3://data/held-out.jsonl"
@@ -104,7 +105,7 @@ def trainer_logits(adapter: Path, base: Path, row: JsonObject) -> Any:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=ATTENTION)
     shape = json.loads((adapter / "adapter_config.json").read_text())
     config = AdapterConfig(rank=shape["r"], alpha=shape["lora_alpha"], dropout=0.0, target_modules=tuple(shape["target_modules"]))
-    add_adapters(model, config)
+    add_adapters(model, config, FAMILIES[model.config.model_type])
     weights = load_file(adapter / "adapter_model.safetensors")
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():

@@ -1,4 +1,4 @@
-"""Makes a tiny Qwen or Llama with random weights, a tokenizer and a chat template: a real model folder, without a download.
+"""Makes a tiny model of any supported family with random weights, a tokenizer and a chat template: a real model folder, without a download.
 
 python examples/make_tiny_model.py OUT --architecture qwen3
 """
@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.families import FAMILIES
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}{{ '\\n' }}"
@@ -17,7 +19,6 @@ CHAT_TEMPLATE = (
 )
 ROWS = Path(__file__).resolve().parent / "support" / "rows.jsonl"
 _EMBEDDING_SCALE = 5.0
-ARCHITECTURES = ("qwen3", "qwen2", "llama")
 
 
 def make_tiny_model(
@@ -37,6 +38,7 @@ def make_tiny_model(
     tokenizer.save_pretrained(folder)
     model = _make_model(architecture, seed, hidden_size, num_layers, len(tokenizer))
     model.save_pretrained(folder)
+    _save_as_the_family_has_it(folder, tokenizer)
     return folder
 
 
@@ -62,9 +64,18 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int, with_chat_template: 
     return fast
 
 
+def _save_as_the_family_has_it(folder: Path, tokenizer: Any) -> None:
+    """Beside a Qwen2 transformers takes any tokenizer for one of Qwen2's own class, which splits words in its own way: save that one."""
+    from transformers import AutoTokenizer
+
+    taken = AutoTokenizer.from_pretrained(folder)
+    if type(taken) is not type(tokenizer):
+        taken.save_pretrained(folder)
+
+
 def _make_model(architecture: str, seed: int, hidden_size: int, num_layers: int, vocab_size: int) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     shape: dict[str, Any] = {
         "hidden_size": hidden_size,
@@ -74,16 +85,12 @@ def _make_model(architecture: str, seed: int, hidden_size: int, num_layers: int,
         "intermediate_size": 2 * hidden_size,
         "vocab_size": vocab_size,
         "max_position_embeddings": 4096,
-        "tie_word_embeddings": architecture != "llama",
         "bos_token_id": None,
         "eos_token_id": 2,
     }
-    if architecture == "qwen3":
-        config: Any = Qwen3Config(**shape, head_dim=hidden_size // 4)
-    elif architecture == "qwen2":
-        config = Qwen2Config(**shape)
-    else:
-        config = LlamaConfig(**shape)
+    if hasattr(AutoConfig.for_model(architecture), "head_dim"):  # else a head's share of hidden_size
+        shape["head_dim"] = hidden_size // shape["num_attention_heads"]
+    config = AutoConfig.for_model(architecture, **shape, **FAMILIES[architecture].tiny)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     # An adapter cannot change the frozen output layer: at the usual scale of random weights it could hardly tell words apart.
@@ -97,7 +104,7 @@ def _make_model(architecture: str, seed: int, hidden_size: int, num_layers: int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--architecture", choices=ARCHITECTURES, default="qwen3")
+    parser.add_argument("--architecture", choices=tuple(FAMILIES), default="qwen3")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     make_tiny_model(arguments.folder, architecture=arguments.architecture, seed=arguments.seed)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_trainer.batch import make_micro_batch
 from finetune_trainer.export import export_adapter
+from finetune_trainer.families import FAMILIES
 from finetune_trainer.lora import LoraLinear
 from finetune_trainer.model import build_model
 from finetune_trainer.optimise import FlatState
@@ -48,7 +49,7 @@ def logits_alone(module, tokens, row):
         return module(input_ids=ids_1T).logits[0, :-1]
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_the_adapter_starts_as_the_identity(architecture, inputs):
     config = a_config(inputs / architecture, inputs / "rows.jsonl")
     model, tokens = built(config, inputs / architecture), some_tokens(inputs, architecture)
@@ -57,7 +58,7 @@ def test_the_adapter_starts_as_the_identity(architecture, inputs):
     torch.testing.assert_close(ours, logits_alone(base, tokens, 3), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_peft_computes_the_trained_models_logits_from_the_exported_adapter(architecture, inputs, tmp_path):
     config = a_config(inputs / architecture, inputs / "rows.jsonl", adapter={"rank": 4, "alpha": 12})
     model, tokens = built(config, inputs / architecture), some_tokens(inputs, architecture)

@@ -1,14 +1,14 @@
 """A sign of life from within a pass: at each layer on the way forward, and again when its gradient comes back. It changes no number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 
-def beat_at_each_layer(module: nn.Module, beat: Callable[[], None]) -> None:
-    """`module` is a causal language model of transformers. A recomputation of activations goes through the layers, too."""
+def beat_at_each_layer(layers: Iterable[nn.Module], beat: Callable[[], None]) -> None:
+    """`layers` of the decoder. A recomputation of activations goes through them, too."""
 
     def at_layer(_layer: nn.Module, given: tuple[Any, ...]) -> None:
         beat()
@@ -19,5 +19,5 @@ def beat_at_each_layer(module: nn.Module, beat: Callable[[], None]) -> None:
     def _beat_and_keep(_gradient: torch.Tensor) -> None:
         beat()
 
-    for layer in module.model.layers:
+    for layer in layers:
         layer.register_forward_pre_hook(at_layer)

@@ -11,6 +11,8 @@ from torch import nn
 
 from finetune_contract.config import AdapterConfig
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_trainer.base_format import BaseFormat, PlainBase
+from finetune_trainer.families import Family
 from finetune_trainer.seeds import seed_of
 
 ALL_LINEAR = "all-linear"
@@ -19,11 +21,11 @@ ALL_LINEAR = "all-linear"
 class LoraLinear(nn.Module):
     """y = base(x) + (alpha / rank) B A dropout(x). A is (rank, in), B is (out, rank)."""
 
-    def __init__(self, base: nn.Linear, config: AdapterConfig) -> None:
+    def __init__(self, linear: nn.Linear, config: AdapterConfig) -> None:
         super().__init__()
-        self.base = base
-        self.lora_A = nn.Parameter(torch.empty(config.rank, base.in_features, dtype=torch.float32))
-        self.lora_B = nn.Parameter(torch.empty(base.out_features, config.rank, dtype=torch.float32))
+        self.base: BaseFormat = PlainBase.make_empty(linear)
+        self.lora_A = nn.Parameter(torch.empty(config.rank, linear.in_features, dtype=torch.float32))
+        self.lora_B = nn.Parameter(torch.empty(linear.out_features, config.rank, dtype=torch.float32))
         self.scaling = config.alpha / config.rank
         self.dropout = config.dropout
 
@@ -35,14 +37,16 @@ class LoraLinear(nn.Module):
         return result
 
 
-def add_adapters(model: nn.Module, config: AdapterConfig) -> tuple[str, ...]:
-    """Freeze the model and wrap its linear layers; the wrapped kinds, sorted, such as ("q_proj", "v_proj").
+def add_adapters(model: nn.Module, config: AdapterConfig, family: Family) -> tuple[str, ...]:
+    """Freeze the model and wrap the linear layers of its decoder layers; the wrapped kinds, sorted, such as ("q_proj", "v_proj").
 
     Raises TrainingError if a named kind does not exist. The output layer is never wrapped.
     """
     model.requires_grad_(False)
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".layers." in name}
-    kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    modules = model.get_submodule(family.layers).named_modules(prefix=family.layers)
+    linear = {name: module for name, module in modules if isinstance(module, nn.Linear)}
+    kinds = sorted(family.linear_kinds)
+    assert kinds == sorted({name.rsplit(".", 1)[-1] for name in linear}), "the row of this family names other linear layers"
     wanted = kinds if ALL_LINEAR in config.target_modules else sorted(set(config.target_modules))
     unknown = sorted(kind for kind in set(config.target_modules) - {ALL_LINEAR} if kind not in kinds)
     if unknown:
@@ -53,6 +57,16 @@ def add_adapters(model: nn.Module, config: AdapterConfig) -> tuple[str, ...]:
         if kind in wanted:
             setattr(model.get_submodule(parent), kind, LoraLinear(module, config))
     return tuple(wanted)
+
+
+def bases(model: nn.Module) -> dict[str, BaseFormat]:
+    """By the name of their linear layer in transformers' model."""
+    return {name: module.base for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def parameters_beside_bases(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By name: those of adapters, and frozen ones that are in no adapted layer."""
+    return {name: parameter for name, parameter in model.named_parameters() if ".base." not in name}
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from finetune_contract.config import JobConfig
 from finetune_trainer.batch import MicroBatch
+from finetune_trainer.families import FAMILIES
 from finetune_trainer.layer_beat import beat_at_each_layer
 from finetune_trainer.load import load_base
 from finetune_trainer.lora import adapter_parameters, add_adapters, initialise_adapters
@@ -52,19 +53,21 @@ def build_model(
 ) -> BuiltModel:
     """Collective when the base is sharded. No parameter is left on the meta device."""
     model_config = read_model_config(folder, model_uri=config.model.uri)
+    family = FAMILIES[model_config.model_type]
     module = build_on_meta(model_config, dtype=_DTYPES[config.training.precision], model_uri=config.model.uri)
     with torch.device("meta"):
-        adapted_kinds = add_adapters(module, config.adapter)
+        adapted_kinds = add_adapters(module, config.adapter, family)
+    layers = tuple(module.get_submodule(family.layers).children())
     if checkpointing:
         module.gradient_checkpointing_enable({"use_reentrant": False})
     group_size = shard_group_size(module, config.training.shard_across, ranks, device)
     if group_size > 1:
-        shard(module, group_size, ranks, device)
+        shard(module, layers, group_size, ranks, device)
     module.to_empty(device=device)
     module.tie_weights()  # to_empty gives each of two tied names memory of its own
     _compute_rotary_again(module, device)
-    load_base(module, folder, model_uri=config.model.uri, beat=beat)
-    beat_at_each_layer(module, beat)
+    load_base(module, folder, family=family, model_uri=config.model.uri, beat=beat)
+    beat_at_each_layer(layers, beat)
     adapters = adapter_parameters(module)
     initialise_adapters(adapters, config.training.seed)
     left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]

@@ -3,6 +3,7 @@
 Nothing in it may end a worker as a crash: what is wrong with it is the user's to mend, by name.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-# Imported here so that the zygote has done it: a worker must not wait for these.
-from transformers.models.llama import modeling_llama as _llama  # noqa: F401
-from transformers.models.qwen2 import modeling_qwen2 as _qwen2  # noqa: F401
-from transformers.models.qwen3 import modeling_qwen3 as _qwen3  # noqa: F401
-
 from finetune_trainer.attention import ATTENTION
+from finetune_trainer.families import FAMILIES, Family, families_in_words
 from finetune_trainer.model_files import blaming_the_model, check_links, read_json_object, refused
 from finetune_trainer.rotary import check_rope, compute_by_row
 
-SUPPORTED = {"qwen3": "Qwen3", "qwen2": "Qwen2 and Qwen2.5", "llama": "Llama"}
-_FULL = "full_attention"
 _PROBE_TOKENS = 2
+
+# Imported here so that the zygote has done it: a worker must not wait for these.
+for _module in (module for family in FAMILIES.values() for module in family.modules):
+    import_module(_module)
 
 
 class _Sizes(BaseModel):
@@ -48,15 +47,15 @@ def read_model_config(folder: Path, *, model_uri: str) -> Any:
     written = read_json_object(folder, "config.json", model_uri=model_uri)
     model_type = written.get("model_type")
     # Before transformers sees it: what it says of an architecture it half knows is for its developers.
-    if not isinstance(model_type, str) or model_type not in SUPPORTED:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         shown = model_type[:80] if isinstance(model_type, str) else type(model_type).__name__
-        raise refused(model_uri, f"is a {shown} model; wanted one of {', '.join(SUPPORTED.values())}")
+        raise refused(model_uri, f"is a {shown} model; wanted one of {families_in_words()}")
     if written.get("quantization_config") is not None:
         raise refused(model_uri, "is quantised; wanted the original weights")
     with blaming_the_model(model_uri, f"its config.json is no valid {model_type} config"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     _check_sizes(config, model_uri)
-    _check_layer_types(config, model_uri)
+    _check_layer_types(config, FAMILIES[model_type], model_uri)
     check_rope(config, model_uri=model_uri)
     return config
 
@@ -100,8 +99,9 @@ def _check_sizes(config: Any, model_uri: str) -> None:
         raise refused(model_uri, f"its config.json cannot be: {heads}")
 
 
-def _check_layer_types(config: Any, model_uri: str) -> None:
+def _check_layer_types(config: Any, family: Family, model_uri: str) -> None:
     with blaming_the_model(model_uri, "its config.json has layer_types that cannot be read"):
-        layer_types = {str(kind) for kind in getattr(config, "layer_types", None) or [_FULL]}
-    if layer_types != {_FULL}:
-        raise refused(model_uri, f"has layers of type {', '.join(sorted(layer_types))[:200]}; wanted full attention in each")
+        layer_types = {str(kind) for kind in getattr(config, "layer_types", None) or [family.attention]}
+    if layer_types != {family.attention}:
+        shown, wanted = ", ".join(sorted(layer_types))[:200], family.attention.replace("_", " ")
+        raise refused(model_uri, f"has layers of type {shown}; wanted {wanted} in each")

@@ -3,6 +3,7 @@
 The group is the smallest that fits, so between groups nothing of the base travels.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -11,7 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_trainer.lora import adapter_parameters
+from finetune_trainer.base_format import num_bytes
+from finetune_trainer.lora import adapter_parameters, bases, parameters_beside_bases
 from finetune_trainer.ranks import Ranks
 
 # The rest is for activations, gathered layers and adapters.
@@ -26,24 +28,28 @@ def shard_group_size(module: nn.Module, across: ShardAcross, ranks: Ranks, devic
         return sizes[across]
     if device.type == "cpu":
         return 1
-    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    wanted_bytes = model_bytes(module)
     available = _SHARE_FOR_BASE * torch.cuda.get_device_properties(device).total_memory
     for size in sizes.values():
-        if num_bytes / size <= available:
+        if wanted_bytes / size <= available:
             return size
     message = (
-        f"the base model takes {num_bytes / 2**30:.0f} GiB, all {ranks.world_size} devices together give it "
+        f"the base model takes {wanted_bytes / 2**30:.0f} GiB, all {ranks.world_size} devices together give it "
         f"{ranks.world_size * available / 2**30:.0f} GiB; give more nodes or a smaller spec.model"
     )
     raise TrainingError(FailureClass.OUT_OF_MEMORY, message)
 
 
-def shard(module: nn.Module, group_size: int, ranks: Ranks, device: torch.device) -> None:
+def model_bytes(module: nn.Module) -> int:
+    """Base and adapters, each once."""
+    return sum(map(num_bytes, parameters_beside_bases(module).values())) + sum(base.num_bytes() for base in bases(module).values())
+
+
+def shard(module: nn.Module, layers: Iterable[nn.Module], group_size: int, ranks: Ranks, device: torch.device) -> None:
     """FSDP2 over each decoder layer and the root. Call before any parameter has memory."""
     shape = (ranks.world_size // group_size, group_size)
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=("copy", "shard"))["shard"]
     adapters = set(adapter_parameters(module).values())
-    layers = module.get_submodule("model.layers")
-    for layer in layers.children():
+    for layer in layers:
         fully_shard(layer, mesh=mesh, ignored_params=adapters)
     fully_shard(module, mesh=mesh, ignored_params=adapters)
