@@ -3,6 +3,7 @@
 from finetune_contract.commits import ADAPTER_WEIGHTS_NAME
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -10,7 +11,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_NAME,
     "vocab.json",
 )
 ADAPTER_FILES = frozenset({ADAPTER_WEIGHTS_NAME, ADAPTER_CONFIG_NAME, *TOKENIZER_FILES})

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import AutoTokenizer
 
-from finetune_contract.adapter_files import ADAPTER_CONFIG_NAME, TOKENIZER_FILES
+from finetune_contract.adapter_files import ADAPTER_CONFIG_NAME, TOKENIZER_CONFIG_NAME, TOKENIZER_FILES
 from finetune_contract.commits import ADAPTER_WEIGHTS_NAME
 from finetune_contract.config import JobConfig
 from finetune_contract.places import PVC_MOUNT_ROOT, Scheme, parse_place
 from finetune_trainer.model_files import read_tokenizer_file
+from finetune_trainer.tokenise import load_tokenizer
 
 _HUB = "hf://"
 
@@ -42,6 +44,22 @@ def export_adapter(
             (folder / name).write_bytes(read_tokenizer_file(model_dir, name, model_uri=config.model.uri))
     if config.training.chat_template is not None:
         (folder / "chat_template.jinja").write_text(config.training.chat_template)
+    _name_the_class(folder, type(load_tokenizer(model_dir, model_uri=config.model.uri)).__name__)
+
+
+def _name_the_class(folder: Path, trained_with: str) -> None:
+    """Beside some models' config.json transformers takes another class than the tokenizer's own files name, and splits words by it.
+
+    The adapter has no config.json, so its tokenizer has to name the class itself (transformers, AutoTokenizer.from_pretrained).
+    """
+    try:
+        alone = type(AutoTokenizer.from_pretrained(folder, local_files_only=True)).__name__
+    except (ValueError, OSError, KeyError):  # its files name no class: only a config.json did
+        alone = None
+    if alone != trained_with:
+        file = folder / TOKENIZER_CONFIG_NAME
+        named = json.loads(file.read_text()) | {"tokenizer_class": trained_with}
+        file.write_text(json.dumps(named, indent=2, ensure_ascii=False) + "\n")
 
 
 def state_digest(weights_P: torch.Tensor) -> str:
