@@ -1,12 +1,12 @@
 """Status patches: exactly the change, valid for exactly the version that was read."""
 
 import pytest
-from tests.kube.builders import NOW, UID, job, job_object
-from tests.kube.fake_api import FakeApi, Strangers, merge
+from tests.kube.api_server import ApiServer, refusing
+from tests.kube.builders import NOW, UID, Strangers, job, job_object
+from tests.kube.patches import merge
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Columns, CommitEntry, JobStatus, MemberEntry
-from finetune_operator.kube.client import ApiError
 from finetune_operator.kube.job_view import render_status, render_status_patch
 from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.merge_patch import diff
@@ -79,13 +79,13 @@ def test_what_vanishes_from_the_status_is_sent_as_null() -> None:
 
 
 class Feed:
-    """A cache that no API server stands behind: only what the feed brings in is asked for."""
+    """A cache of jobs. Most tests need no API server behind it: only what the feed brings in is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, api: ApiServer | None = None) -> None:
         self.woken: list[tuple[str, str]] = []
-        self.api, self.strangers = FakeApi(), Strangers()
+        self.strangers = Strangers()
         self.jobs = ClusterJobs(
-            self.api,  # type: ignore[arg-type]
+            None if api is None else api.client,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             namespaces=(),
             on_change=self.woken.append,
@@ -164,38 +164,38 @@ def test_fields_of_a_newer_definition_are_no_reason_to_leave_a_job_alone(spec) -
         ({"model": None}, "spec.model"),
     ],
 )
-async def test_a_job_that_cannot_be_read_says_so_once_in_its_status_and_asks_for_nothing_more(spec, path) -> None:
-    feed = Feed()
+async def test_a_job_that_cannot_be_read_says_so_once_in_its_status_and_asks_for_nothing_more(api, spec, path) -> None:
+    feed = Feed(api)
     feed.jobs.apply("MODIFIED", job_object())
-    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object(**{**UNREADABLE, "spec": spec})))
+    feed.jobs.apply("MODIFIED", api.put(JOB_PATH, job_object(**{**UNREADABLE, "spec": spec})))
     for _ in range(10):
         assert await feed.jobs.tell_unreadable(KEY) >= 59
-    stored = feed.api.objects[JOB_PATH]["status"]
-    assert feed.api.log == [("PATCH", f"{JOB_PATH}/status")]
+    stored = api.objects[JOB_PATH]["status"]
+    assert api.log == [("PATCH", f"{JOB_PATH}/status")]
     stalled = stored["conditions"][-1]
     assert (stalled["type"], stalled["status"], stalled["reason"]) == ("Stalled", "True", "Unreadable")
     assert stalled["message"].startswith(path)
     assert (stored["phase"], stored["conditions"][0]) == ("Training", {"type": "Later", "status": "True"})
 
 
-async def test_a_status_that_is_refused_is_tried_again_slowly() -> None:
-    feed = Feed()
-    feed.api.broken["/status"] = ApiError(422, "Invalid", "no")
-    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object(**UNREADABLE)))
+async def test_a_status_that_is_refused_is_tried_again_slowly(api) -> None:
+    feed = Feed(api)
+    api.script("PATCH", "/status", refusing(422, "Invalid", "no"), always=True)
+    feed.jobs.apply("MODIFIED", api.put(JOB_PATH, job_object(**UNREADABLE)))
     assert [await feed.jobs.tell_unreadable(KEY) > 59 for _ in range(5)] == [True] * 5
-    assert len(feed.api.log) == 1
+    assert len(api.log) == 1
 
 
-async def test_a_write_whose_answer_cannot_be_read_makes_the_job_unreadable_and_no_second_write() -> None:
+async def test_a_write_whose_answer_cannot_be_read_makes_the_job_unreadable_and_no_second_write(api) -> None:
     """The definition was replaced between reading and writing."""
-    feed = Feed()
-    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object()))
+    feed = Feed(api)
+    feed.jobs.apply("MODIFIED", api.put(JOB_PATH, job_object()))
     one = feed.jobs.get(KEY)
-    version = feed.api.objects[JOB_PATH]["metadata"]["resourceVersion"]
-    feed.api.objects[JOB_PATH] = job_object(spec={"training": {"precision": "fp4"}}, metadata={"resourceVersion": version})
+    version = api.objects[JOB_PATH]["metadata"]["resourceVersion"]
+    api.objects[JOB_PATH] = job_object(spec={"training": {"precision": "fp4"}}, metadata={"resourceVersion": version})
     assert await feed.jobs.write_status(one, one.status.model_copy(update={"phase": "Training"})) == Conflict()
     assert await feed.jobs.tell_unreadable(KEY) is not None
-    assert len(feed.api.log) == 2
+    assert len(api.log) == 2
 
 
 async def test_a_job_that_can_be_read_again_goes_on() -> None:
