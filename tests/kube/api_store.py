@@ -74,7 +74,7 @@ class ApiStore:
         """Store as it is, with a new version; what is new has an identity afterwards."""
         self.version += 1
         place, before = place_of(path), self.objects.get(path)
-        own = {"uid": f"uid-{self.version}", "creationTimestamp": "2026-01-01T00:01:00Z", "name": place.name, "generation": 1}
+        own = {"uid": f"uid-{self.version}", "creationTimestamp": _stamp(0), "name": place.name, "generation": 1}
         if place.namespace:
             own["namespace"] = place.namespace
         metadata = own | (item.get("metadata") or {}) | {"resourceVersion": str(self.version)}
@@ -149,8 +149,7 @@ class ApiStore:
             gone = self.remove(place.path)
             return gone if place.plural == "pods" else {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         if grace < metadata.get("deletionGracePeriodSeconds", float("inf")):
-            ends = (datetime.now(UTC) + timedelta(seconds=grace)).strftime("%Y-%m-%dT%H:%M:%SZ")
-            leaving = metadata | {"deletionTimestamp": ends, "deletionGracePeriodSeconds": grace}
+            leaving = metadata | {"deletionTimestamp": _stamp(grace), "deletionGracePeriodSeconds": grace}
             return self.put(place.path, {**stored, "metadata": leaving})
         return stored
 
@@ -175,8 +174,13 @@ class ApiStore:
             listener(change)
 
 
+def _stamp(seconds: float) -> str:
+    """So many seconds from now."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _grace_seconds(pod: JsonObject, options: JsonObject) -> int:
-    """None for a pod that no node runs."""
+    """0 for a pod that no node runs."""
     spec, phase = pod.get("spec") or {}, (pod.get("status") or {}).get("phase")
     if not spec.get("nodeName") or phase in {"Succeeded", "Failed"}:
         return 0

@@ -80,7 +80,7 @@ class Owners:
         old, new = leaves(before), leaves(after)
         changed = {leaf for leaf in old.keys() | new.keys() if old.get(leaf) != new.get(leaf)}
         for fields in self._of.values():
-            fields -= changed
+            fields.difference_update(changed)
         self._of.setdefault(manager, set()).update(changed & new.keys())
 
     def apply(self, manager: str, stored: JsonObject, wanted: JsonObject, *, is_forced: bool) -> JsonObject:

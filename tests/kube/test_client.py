@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.kube.api_server import TOKEN, ApiServer, drop, hang, refusing, saying
+from tests.kube.api_server import TOKEN, drop, hang, refusing, saying
 from tests.kube.builders import pod_object
 
 from finetune_operator.kube import client as client_module
