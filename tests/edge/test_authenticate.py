@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.kube.api_server import ApiServer, drop, refusing
 from tests.kube.builders import UID, Strangers, merged, pod_object
 from tests.kube.test_tokens import CLAIMS, published, token
@@ -10,8 +11,11 @@ from tests.kube.test_tokens import CLAIMS, published, token
 from finetune_operator.coordinator.server import MemberIdentity, TokenRefused
 from finetune_operator.decide.facts.observed import PodView
 from finetune_operator.edge.authenticate import PodAuthenticator
+from finetune_operator.kube import tokens as tokens_module
 from finetune_operator.kube.cache import ObjectCache
-from finetune_operator.kube.tokens import TokenVerifier
+from finetune_operator.kube.meters import TOKEN_REFUSALS, Meters
+from finetune_operator.kube.tokens import TokenInvalid, TokenVerifier
+from finetune_operator.kube.turns import Pace
 
 POD = "/api/v1/namespaces/team-a/pods/support-bot-0a1b-3"
 JWKS, REVIEWS = "/openid/v1/jwks", "/apis/authentication.k8s.io/v1/tokenreviews"
@@ -150,3 +154,35 @@ async def test_without_keys_and_review_nobody_is_believed(api, bench, answer) ->
     api.documents.clear()
     api.script("POST", REVIEWS, answer, answer)
     assert await bench.refusal(fresh()) == "token refused: it could be checked neither by key nor by review"
+
+
+async def test_refusals_are_counted_by_reason(api) -> None:
+    api.documents[JWKS] = published()
+    registry = CollectorRegistry()
+    verifier = TokenVerifier(api.client, meters=Meters(registry))
+    for bearer in ("x", token(exp=1.0), fresh("bogus"), fresh(signature=b"x" * 256), fresh("bogus")):
+        with pytest.raises(TokenInvalid):
+            await verifier.identify(bearer)
+    counted = {why: registry.get_sample_value("finetune_operator_tokens_refused_total", {"why": why}) for why in TOKEN_REFUSALS}
+    assert counted == {"malformed": 1, "claims": 1, "unknown_key": 2, "signature": 1, "review": 0, "busy": 0}
+
+
+async def test_a_token_that_was_refused_is_not_reviewed_again_for_a_minute_and_few_are_remembered(api, monkeypatch) -> None:
+    monkeypatch.setattr(tokens_module, "_MAX_REFUSED", 2)
+    moment = [0.0]
+    verifier = TokenVerifier(api.client, clock=lambda: moment[0])
+    monkeypatch.setattr(verifier._reviews, "_pace", Pace(rate=1000, burst=1000))
+    bearers = [fresh(jti=str(number)) for number in range(3)]
+
+    async def ask(bearer: str) -> int:
+        """Reviews so far."""
+        with pytest.raises(TokenInvalid):
+            await verifier.identify(bearer)
+        return api.log.count(("POST", REVIEWS))
+
+    assert [await ask(bearer) for bearer in (*bearers, *reversed(bearers))] == [1, 2, 3, 3, 3, 4]
+    moment[0] = 61.0
+    assert await ask(bearers[2]) == 5
+    api.reviews[bearers[2]] = USER
+    moment[0] = 122.0
+    assert (await verifier.identify(bearers[2])).uid == "pod-uid"

@@ -58,6 +58,26 @@ def test_a_member_with_the_bundle_trusts_the_channel(tmp_path) -> None:
     assert not trusts(rotate(None, NOW).bundle, authority, tmp_path)
 
 
+def test_the_authority_may_sign_certificates_and_lists_of_them_and_nothing_else() -> None:
+    certificate = x509.load_pem_x509_certificate(rotate(None, NOW).current.certificate.encode())
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+    allowed = {name.lstrip("_") for name, value in vars(usage.value).items() if value}
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (allowed, usage.critical) == ({"key_cert_sign", "crl_sign"}, True)
+    assert (constraints.value.ca, constraints.value.path_length, constraints.critical) == (True, 0, True)
+    assert certificate.not_valid_before_utc < NOW, "clocks of members may be behind"
+    serving = x509.load_pem_x509_certificate(make_serving(rotate(None, NOW).current, NAMES, NOW).certificate.encode())
+    assert not serving.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_a_serving_certificate_ends_with_its_authority_and_never_on_the_day_it_was_made() -> None:
+    first = rotate(None, NOW)
+    for days_left, days in ((100, 100), (0.5, 1)):
+        now = first.current.not_after - timedelta(days=days_left)
+        certificate = x509.load_pem_x509_certificate(make_serving(first.current, NAMES, now).certificate.encode())
+        assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == days
+
+
 def test_nothing_is_done_while_nothing_is_due() -> None:
     authority = rotate(None, NOW)
     assert rotate(authority, NOW + timedelta(days=365)) == authority

@@ -12,6 +12,7 @@ from tests.kube.api_server import ApiServer, drop, refusing
 from tests.kube.builders import NOW, UID, job
 
 from finetune_operator.decide.answers.decision import Event
+from finetune_operator.kube import events as events_module
 from finetune_operator.kube.events import EventRecorder
 from finetune_operator.kube.meters import Meters
 
@@ -137,3 +138,24 @@ async def test_a_namespace_that_says_much_is_cut_short_and_another_comes_in_turn
     async with running(bench):
         await until(lambda: len(bench.stored) == 101)
     assert [path for _, path in api.log].index(EVENTS.replace("team-a", "team-b")) == 1
+
+
+async def test_what_is_remembered_of_jobs_and_series_is_bounded(api, monkeypatch) -> None:
+    for name in ("_MAX_SERIES", "_MAX_PACES"):
+        monkeypatch.setattr(events_module, name, 3)
+    async with running(Bench(api)) as bench:
+        for number in range(8):
+            bench.record(uid=f"uid-{number}")
+            await until(lambda: not bench.recorder._lines)
+        await until(lambda: len(bench.stored) == 8)
+        assert [uid for uid, _ in bench.recorder._series] == ["uid-5", "uid-6", "uid-7"]
+        assert list(bench.recorder._jobs._paces) == ["uid-5", "uid-6", "uid-7"]
+
+
+async def test_a_budget_of_a_job_is_its_own_and_not_begun_anew(api) -> None:
+    bench = Bench(api)
+    for _ in range(3):
+        for number in range(10):
+            bench.record(f"R{number}{bench.seconds}")
+        bench.seconds += 1
+    assert bench.num_dropped == 5

@@ -7,6 +7,7 @@ from tests.kube.patches import merge
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Columns, CommitEntry, JobStatus, MemberEntry
+from finetune_operator.kube import jobs as jobs_module
 from finetune_operator.kube.job_view import render_status, render_status_patch
 from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.merge_patch import diff
@@ -219,3 +220,13 @@ def test_what_is_no_job_is_counted_and_ends_nothing(item) -> None:
     for kind in (None, "ADDED", "DELETED", "LATER"):
         feed.jobs.apply(kind, item)
     assert (feed.jobs.keys(), feed.strangers.seen) == ((), ["finetunejobs"] * 4)
+
+
+def test_the_uids_that_are_remembered_as_deleted_are_bounded_and_the_oldest_goes_first(monkeypatch) -> None:
+    monkeypatch.setattr(jobs_module, "_MAX_TOMBSTONES", 3)
+    feed = Feed()
+    for number in range(5):
+        feed.jobs.apply("DELETED", job_object(metadata={"uid": f"u{number}"}))
+    for number in range(5):
+        feed.jobs.apply("MODIFIED", job_object(metadata={"name": f"j{number}", "uid": f"u{number}"}))
+    assert feed.jobs.uids() == {"u0", "u1"}

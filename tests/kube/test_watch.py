@@ -314,3 +314,47 @@ async def test_an_absence_in_between_leaves_the_cache_as_it_was(api) -> None:
         make(api, "two")
         await until(lambda: mirror.shown == {"one", "two"})
     assert mirror.gone == []
+
+
+class Waits:
+    """Stands for the back-off: no wait is long, and after how many failures each came is remembered."""
+
+    def __init__(self) -> None:
+        self.failures: list[int] = []
+
+    def spread_after(self, num_failures: int, _random: random.Random) -> float:
+        self.failures.append(num_failures)
+        return 0.01
+
+
+@pytest.mark.parametrize("answer", [refusing(410, "Expired", "no"), refusing(403, "Forbidden", "no"), drop], ids=["410", "403", "broken"])
+async def test_failures_in_a_row_are_waited_for_longer_and_longer_and_the_first_is_not(api, monkeypatch, answer) -> None:
+    waits = Waits()
+    monkeypatch.setattr(informer_module, "_BACKOFF", waits)
+    api.script("GET", "watch", *[answer] * (8 if answer is drop else 4))
+    async with mirroring(api):
+        await until(lambda: len(waits.failures) >= 3)
+    assert waits.failures[:3] == [1, 2, 3]
+
+
+async def test_a_stream_that_ended_as_it_should_is_begun_anew_at_once(api, monkeypatch) -> None:
+    waits = Waits()
+    monkeypatch.setattr(informer_module, "_BACKOFF", waits)
+    monkeypatch.setattr(informer_module, "HEALTHY_STREAM_SECONDS", 0.0)
+    async with mirroring(api) as mirror:
+        for number in range(4):
+            await mirror.watches(number)
+            api.watches[-1].end()
+        await mirror.watches(4)
+    assert waits.failures == []
+
+
+async def test_streams_that_end_at_once_are_waited_for(api, monkeypatch) -> None:
+    waits = Waits()
+    monkeypatch.setattr(informer_module, "_BACKOFF", waits)
+    async with mirroring(api) as mirror:
+        for number in range(3):
+            await mirror.watches(number)
+            api.watches[-1].end()
+        await mirror.watches(3)
+    assert waits.failures[:2] == [1, 2]
