@@ -1,5 +1,7 @@
 """Status patches: exactly the change, valid for exactly the version that was read."""
 
+from dataclasses import replace
+
 import pytest
 from tests.kube.api_server import ApiServer, refusing
 from tests.kube.builders import NOW, UID, Strangers, job, job_object
@@ -8,7 +10,7 @@ from tests.kube.patches import merge
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Columns, CommitEntry, JobStatus, MemberEntry
 from finetune_operator.kube import jobs as jobs_module
-from finetune_operator.kube.job_view import render_status, render_status_patch
+from finetune_operator.kube.job_view import parse_job, render_status, render_status_patch, render_unreadable_patch
 from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.merge_patch import diff
 from finetune_operator.reconcile.ports import Conflict
@@ -230,3 +232,33 @@ def test_the_uids_that_are_remembered_as_deleted_are_bounded_and_the_oldest_goes
     for number in range(5):
         feed.jobs.apply("MODIFIED", job_object(metadata={"name": f"j{number}", "uid": f"u{number}"}))
     assert feed.jobs.uids() == {"u0", "u1"}
+
+
+STALLED = {"type": "Stalled", "status": "True", "reason": "Unreadable", "message": "m", "lastTransitionTime": "then"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "since"),
+    [
+        ([], "now"),
+        ([STALLED | {"message": "other"}], "then"),
+        ([STALLED | {"reason": "GoesOn"}], "then"),
+        ([STALLED | {"status": "False"}], "now"),
+        ([STALLED | {"message": "other", "lastTransitionTime": None}], "now"),
+        ([STALLED], None),
+        ([{"type": "Failed", "status": "True"}], None),
+        ([{"type": "Complete", "status": "True"}], None),
+        ([{"type": "Complete", "status": "False"}], "now"),
+    ],
+)
+def test_an_unreadable_job_is_told_what_its_conditions_do_not_say_yet(conditions, since) -> None:
+    read = parse_job(job_object(**UNREADABLE))
+    patch = render_unreadable_patch(replace(read, message="m", conditions=tuple(conditions), generation=7), "now")
+    if since is None:
+        assert patch is None
+        return
+    assert patch["metadata"] == {"uid": UID, "resourceVersion": "100"}
+    assert [one for one in patch["status"]["conditions"] if one["type"] != "Stalled"] == [
+        one for one in conditions if one["type"] != "Stalled"
+    ]
+    assert patch["status"]["conditions"][-1] == STALLED | {"lastTransitionTime": since, "observedGeneration": 7}
