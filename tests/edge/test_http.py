@@ -171,3 +171,30 @@ async def _answered(port: int, address: str) -> bool:
         return b" 404 " in await ask(port, "/none", address)
     except ConnectionError:
         return False
+
+
+async def test_readers_beyond_the_room_are_told_so_and_the_others_are_served(monkeypatch) -> None:
+    monkeypatch.setattr("finetune_operator.edge.http._MAX_READERS", 1)
+    monkeypatch.setattr("finetune_operator.edge.http._MAX_WAITING", 1)
+    registry = CollectorRegistry()
+    registry.register(Slow(0.3))
+    server = HttpServer(registry, is_alive=lambda: True, missing=lambda: ())
+    port = await server.start("127.0.0.1", 0)
+    try:
+        answers = await asyncio.gather(*(ask(port, "/metrics") for _ in range(5)))
+    finally:
+        await server.stop()
+    assert sorted(answer.split()[1] for answer in answers) == [b"200", b"200", b"503", b"503", b"503"]
+    assert all(b"Retry-After: 1" in answer for answer in answers if b" 503 " in answer)
+    assert server._num_readers == 0
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off_in_time(monkeypatch) -> None:
+    monkeypatch.setattr("finetune_operator.edge.http.HTTP_READ_SECONDS", 0.3)
+    async with serving() as (server, port):
+        server._page._plain, server._page._fresh_until = b"x" * (32 << 20), float("inf")
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: server._num_readers == 1)
+        await until(lambda: server._num_readers == server.num_connections == 0)
+        writer.transport.abort()

@@ -1,4 +1,4 @@
-"""What a change of leadership does to channel and passes; the API server is away all the time."""
+"""What a change of leadership does to channel, passes and the Service; the API server is away in most of it."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
@@ -9,8 +9,10 @@ import pytest
 from tests.builders.machine import HANG_SECONDS
 from tests.coordinator.test_channel import WallClock, until
 
+from finetune_contract.backoff import Backoff
 from finetune_operator.coordinator.identity import TokenRefused
 from finetune_operator.coordinator.server import Coordinator
+from finetune_operator.edge import leading
 from finetune_operator.edge.leading import Leader
 from finetune_operator.edge.tls import ServingCertificate
 from finetune_operator.kube.certificates import rotate
@@ -27,7 +29,7 @@ class NoApiServer:
 class Bench:
     """One leader; `log` holds what its passes did."""
 
-    def __init__(self, folder, port: int) -> None:
+    def __init__(self, folder, port: int, client: Any = None) -> None:
         self.log: list[str] = []
         self.synced = asyncio.Event()
         self.synced.set()
@@ -39,7 +41,7 @@ class Bench:
         self.port = port
         self.leader = Leader(
             settings,
-            NoApiServer(),
+            client or NoApiServer(),
             coordinator,
             serving,
             wait_synced=self.synced.wait,
@@ -65,8 +67,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(folder, port: int):
-    bench = Bench(folder, port)
+async def running(folder, port: int, client: Any = None):
+    bench = Bench(folder, port, client)
     task = asyncio.create_task(bench.leader.run())
     yield bench
     task.cancel()
@@ -136,3 +138,33 @@ async def test_the_channel_speaks_tls_only(tmp_path, unused_tcp_port) -> None:
         await until(lambda: bench.log)
         with pytest.raises(aiohttp.ClientError):
             await http.get(f"http://127.0.0.1:{unused_tcp_port}/channel")
+
+
+SLICE = "/apis/discovery.k8s.io/v1/namespaces/ops/endpointslices/finetune-channel"
+
+
+async def test_a_slice_that_somebody_deletes_is_published_again_and_emptied_at_the_end(api, tmp_path, unused_tcp_port, monkeypatch) -> None:
+    monkeypatch.setattr(leading, "PUBLISH_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(leading, "_BACKOFF", Backoff(first_seconds=0.01, longest_seconds=0.01))
+    async with running(tmp_path, unused_tcp_port, api.client) as bench:
+        await asyncio.sleep(0.05)
+        assert api.log == [], "a standby publishes nothing"
+        bench.leader.become(Leadership.LEADING, 7)
+        await until(lambda: SLICE in api.objects)
+        api.remove(SLICE)
+        await until(lambda: SLICE in api.objects)
+        assert api.objects[SLICE]["endpoints"][0]["addresses"] == ["10.0.0.1"]
+        bench.leader.become(Leadership.UNSURE, 7)
+        await until(lambda: "end" in bench.log)
+        api.remove(SLICE)
+        await asyncio.sleep(0.1)
+        assert SLICE not in api.objects, "whoever is unsure publishes nothing"
+        bench.leader.become(Leadership.LEADING, 7)
+        await until(lambda: SLICE in api.objects)
+    assert api.objects[SLICE]["endpoints"] == []
+
+
+async def test_a_standby_that_never_led_leaves_the_slice_of_the_leader_alone(api, tmp_path, unused_tcp_port) -> None:
+    async with running(tmp_path, unused_tcp_port, api.client):
+        pass
+    assert api.log == []

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.edge.test_settings import NEEDED
-from tests.kube.fake_api import FakeApi
 
 from finetune_operator.edge.caretaker import Certificates
 from finetune_operator.edge.tls import ServingCertificate
@@ -41,9 +40,9 @@ def test_a_full_disk_leaves_the_certificate_before_in_place(tmp_path, monkeypatc
     assert serving.key_file.stat().st_mode & 0o077 == 0
 
 
-async def test_a_renewal_that_fails_ends_nothing_and_keeps_the_authority(tmp_path, monkeypatch) -> None:
+async def test_a_renewal_that_fails_ends_nothing_and_keeps_the_authority(api, tmp_path, monkeypatch) -> None:
     clock, serving = Clock(), ServingCertificate(tmp_path, ("channel.ns.svc",))
-    certificates = Certificates(read_settings(NEEDED), FakeApi(), serving, clock)  # type: ignore[arg-type]
+    certificates = Certificates(read_settings(NEEDED), api.client, serving, clock)
     await certificates.refresh()
     clock.moment += timedelta(days=300)
     monkeypatch.setattr(serving, "renew", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))

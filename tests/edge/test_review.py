@@ -3,6 +3,7 @@
 import pytest
 from tests.kube.builders import job_object
 
+from finetune_operator.edge import review as review_module
 from finetune_operator.edge.review import review
 
 
@@ -101,3 +102,24 @@ def test_a_field_of_a_newer_definition_is_no_reason_to_refuse() -> None:
     refusal, _ = review(job_object(spec={"training": {"laterKnob": 1}, "resources": {"nodes": {"min": 3, "max": 1}}}), None)
     assert refusal is not None
     assert refusal.startswith("spec.resources.nodes: min 3 is greater than max 1")
+
+
+def template(text: str) -> dict:
+    return job_object(spec={"training": {"chatTemplate": text}})
+
+
+def test_a_template_that_cannot_run_is_refused_when_the_job_is_made_and_not_when_it_is_changed(monkeypatch) -> None:
+    broken = template("{% for m in messages %}{{ m.content | no_such_filter }}{% endfor %}")
+    refusal, warnings = review(broken, None)
+    assert refusal is not None
+    assert refusal.startswith("spec.training.chatTemplate: ")
+    assert warnings == ()
+    assert review({**broken, "spec": {**broken["spec"], "priority": 3}}, broken)[0] is None
+
+
+def test_a_template_is_not_waited_for_long_while_another_is_tried(monkeypatch) -> None:
+    monkeypatch.setattr(review_module, "REVIEW_WAIT_SECONDS", 0.01)
+    with review_module._one_trial:
+        assert review(template("{% for m in messages %}{{ m.content | no_such_filter }}{% endfor %}"), None)[0] is None
+    assert review_module._one_trial.acquire(blocking=False), "it is free again"
+    review_module._one_trial.release()

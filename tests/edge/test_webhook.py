@@ -18,7 +18,7 @@ from tests.kube.builders import job_object
 from finetune_operator.coordinator.door import DoorLimits
 from finetune_operator.edge.review import review
 from finetune_operator.edge.tls import ServingCertificate
-from finetune_operator.edge.webhook import MAX_BODY_BYTES, MAX_BYTES_IN_FLIGHT, Webhook, WebhookServer
+from finetune_operator.edge.webhook import MAX_BODY_BYTES, MAX_BYTES_IN_FLIGHT, Webhook, WebhookServer, _new_context, _reload
 from finetune_operator.kube.certificates import rotate
 from finetune_operator.metrics import OperatorMetrics
 
@@ -221,3 +221,42 @@ async def test_a_renewed_certificate_is_served_without_a_restart(tmp_path, monke
     finally:
         await webhook.stop()
     assert not webhook.is_listening
+
+
+async def test_a_body_of_no_length_is_read_to_the_limit_alone(tmp_path) -> None:
+    async with serving(tmp_path) as world, world.client() as client:
+
+        async def endless():
+            for _ in range(40):
+                yield b" " * (100 << 10)
+
+        async with client.post(PATH, data=endless()) as answer:
+            assert (answer.status, (await answer.json())["error"]) == (413, f"wanted at most {MAX_BODY_BYTES} bytes")
+        assert world.server.num_bytes_held == 0
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", PATH), ("POST", "/"), ("PUT", PATH)])
+async def test_what_is_no_post_to_its_path_is_refused(tmp_path, method, path) -> None:
+    async with serving(tmp_path) as world, world.client() as client, client.request(method, path, json={}) as answer:
+        assert answer.status == 404
+        assert PATH in (await answer.json())["error"]
+
+
+async def test_halves_of_two_certificates_are_not_served(tmp_path, caplog) -> None:
+    certificate, other = ServingCertificate(tmp_path, ("a",)), tmp_path / "other"
+    certificate.renew(rotate(None, NOW), NOW)
+    other.mkdir()
+    stranger = ServingCertificate(other, ("b",))
+    stranger.renew(rotate(None, NOW), NOW)
+    context = _new_context(certificate.certificate_file, certificate.key_file)
+    assert not _reload(context, certificate.certificate_file, stranger.key_file)
+    assert "the webhook's new certificate is not served yet" in caplog.text
+    assert not _reload(context, tmp_path / "missing", stranger.key_file)
+    assert _reload(context, stranger.certificate_file, stranger.key_file)
+
+
+async def test_a_review_that_is_none_is_refused_without_ending_the_next(tmp_path) -> None:
+    async with serving(tmp_path) as world, world.client() as client:
+        async with client.post(PATH, data=b"{") as answer:
+            assert (answer.status, (await answer.json())["error"]) == (400, "wanted JSON")
+        assert (await world.post(client))[0] == 200

@@ -83,4 +83,17 @@ def ended_pod(code: int, *, words: str = "", is_oom_killed: bool = False) -> dic
     return pod_object(status={"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": statuses})
 
 
+class Strangers:
+    """What would be counted, in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def record_foreign_pod(self, why: str) -> None:
+        self.seen.append(why)
+
+    def record_unreadable(self, resource: str) -> None:
+        self.seen.append(resource)
+
+
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

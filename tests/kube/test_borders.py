@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from tests.builders.fuzz import fuzz
 from tests.builders.machine import HANG_SECONDS
 from tests.builders.texts import texts
-from tests.kube.builders import job_object, pod_object, terminated
-from tests.kube.fake_api import Strangers
+from tests.kube.builders import Strangers, job_object, pod_object, terminated
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.kube.cache import Entry, ObjectCache

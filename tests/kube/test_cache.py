@@ -1,6 +1,10 @@
 """The informer's memory: nothing known gets older, nothing deleted comes back, and no ghost survives a list."""
 
+import pytest
+
+from finetune_operator.kube import cache as cache_module
 from finetune_operator.kube.cache import Entry, ObjectCache
+from finetune_operator.kube.versions import is_newer
 
 
 def entry(uid: str, version: int = 1, *, namespace: str = "a", owner: str = "job") -> Entry[str]:
@@ -65,3 +69,46 @@ def test_a_list_of_one_namespace_says_nothing_about_another() -> None:
     _, gone = cache.replace("a", [], "10")
     assert [one.uid for one in gone] == ["1"]
     assert cache.of_owner("b", "job") == ("2@1",)
+
+
+def test_an_object_that_is_left_aside_may_come_back_and_one_that_was_deleted_may_not() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    cache.apply(entry("1", 1))
+    assert cache.discard("1") == entry("1", 1)
+    assert cache.discard("1") is None
+    assert cache.apply(entry("1", 1))
+    assert len(cache) == 1
+    cache.remove("1")
+    assert (len(cache), cache.get("1"), cache.remove("1")) == (0, None, None)
+
+
+def test_what_is_remembered_as_deleted_is_bounded_and_the_oldest_goes_first(monkeypatch) -> None:
+    monkeypatch.setattr(cache_module, "_MAX_TOMBSTONES", 3)
+    cache: ObjectCache[str] = ObjectCache()
+    for number in range(5):
+        cache.remove(str(number))
+    assert [cache.apply(entry(str(number))) for number in range(5)] == [True, True, False, False, False]
+
+
+def test_an_object_that_changes_its_owner_is_found_under_the_new_one_alone() -> None:
+    cache: ObjectCache[str] = ObjectCache()
+    cache.apply(entry("1", 1))
+    cache.apply(entry("1", 2, owner="other"))
+    assert (cache.of_owner("a", "job"), cache.of_owner("a", "other")) == ((), ("1@2",))
+    assert cache._by_owner.keys() == {("a", "other")}, "nothing is kept of an owner without children"
+
+
+@pytest.mark.parametrize(
+    ("version", "than", "newer"),
+    [
+        ("10", "9", True),
+        ("9", "10", False),
+        ("9", "9", False),
+        ("x", "9", True),
+        ("x", "x", False),
+        ("9", "x", True),
+        ("\u00b2", "9", True),
+    ],
+)
+def test_versions_are_numbers_and_a_strange_one_counts_as_news(version, than, newer) -> None:
+    assert is_newer(version, than) is newer

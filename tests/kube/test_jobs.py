@@ -1,13 +1,16 @@
 """Status patches: exactly the change, valid for exactly the version that was read."""
 
+from dataclasses import replace
+
 import pytest
-from tests.kube.builders import NOW, UID, job, job_object
-from tests.kube.fake_api import FakeApi, Strangers, merge
+from tests.kube.api_server import ApiServer, refusing
+from tests.kube.builders import NOW, UID, Strangers, job, job_object
+from tests.kube.patches import merge
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import Columns, CommitEntry, JobStatus, MemberEntry
-from finetune_operator.kube.client import ApiError
-from finetune_operator.kube.job_view import render_status, render_status_patch
+from finetune_operator.kube import jobs as jobs_module
+from finetune_operator.kube.job_view import parse_job, render_status, render_status_patch, render_unreadable_patch
 from finetune_operator.kube.jobs import ClusterJobs
 from finetune_operator.kube.merge_patch import diff
 from finetune_operator.reconcile.ports import Conflict
@@ -79,13 +82,13 @@ def test_what_vanishes_from_the_status_is_sent_as_null() -> None:
 
 
 class Feed:
-    """A cache that no API server stands behind: only what the feed brings in is asked for."""
+    """A cache of jobs. Most tests need no API server behind it: only what the feed brings in is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, api: ApiServer | None = None) -> None:
         self.woken: list[tuple[str, str]] = []
-        self.api, self.strangers = FakeApi(), Strangers()
+        self.strangers = Strangers()
         self.jobs = ClusterJobs(
-            self.api,  # type: ignore[arg-type]
+            None if api is None else api.client,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             namespaces=(),
             on_change=self.woken.append,
@@ -164,22 +167,22 @@ def test_fields_of_a_newer_definition_are_no_reason_to_leave_a_job_alone(spec) -
         ({"model": None}, "spec.model"),
     ],
 )
-async def test_a_job_that_cannot_be_read_says_so_once_in_its_status_and_asks_for_nothing_more(spec, path) -> None:
-    feed = Feed()
+async def test_a_job_that_cannot_be_read_says_so_once_in_its_status_and_asks_for_nothing_more(api, spec, path) -> None:
+    feed = Feed(api)
     feed.jobs.apply("MODIFIED", job_object())
-    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object(**{**UNREADABLE, "spec": spec})))
+    feed.jobs.apply("MODIFIED", api.put(JOB_PATH, job_object(**{**UNREADABLE, "spec": spec})))
     for _ in range(10):
         assert await feed.jobs.tell_unreadable(KEY) >= 59
-    stored = feed.api.objects[JOB_PATH]["status"]
-    assert feed.api.log == [("PATCH", f"{JOB_PATH}/status")]
+    stored = api.objects[JOB_PATH]["status"]
+    assert api.log == [("PATCH", f"{JOB_PATH}/status")]
     stalled = stored["conditions"][-1]
     assert (stalled["type"], stalled["status"], stalled["reason"]) == ("Stalled", "True", "Unreadable")
     assert stalled["message"].startswith(path)
     assert (stored["phase"], stored["conditions"][0]) == ("Training", {"type": "Later", "status": "True"})
 
 
-def test_the_log_holds_one_line_of_a_job_whatever_number_of_its_versions_cannot_be_read(caplog) -> None:
-    feed = Feed()
+def test_the_log_holds_one_line_of_a_job_whatever_number_of_its_versions_cannot_be_read(api, caplog) -> None:
+    feed = Feed(api)
     for number in range(200):
         spec = {"adapter": {"rank": f"many{number % 3}"}}
         feed.jobs.apply("MODIFIED", job_object(spec=spec, metadata={"resourceVersion": str(101 + number)}))
@@ -189,24 +192,24 @@ def test_the_log_holds_one_line_of_a_job_whatever_number_of_its_versions_cannot_
     assert feed.jobs._logged == {}
 
 
-async def test_a_status_that_is_refused_is_tried_again_slowly() -> None:
-    feed = Feed()
-    feed.api.broken["/status"] = ApiError(422, "Invalid", "no")
-    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object(**UNREADABLE)))
+async def test_a_status_that_is_refused_is_tried_again_slowly(api) -> None:
+    feed = Feed(api)
+    api.script("PATCH", "/status", refusing(422, "Invalid", "no"), always=True)
+    feed.jobs.apply("MODIFIED", api.put(JOB_PATH, job_object(**UNREADABLE)))
     assert [await feed.jobs.tell_unreadable(KEY) > 59 for _ in range(5)] == [True] * 5
-    assert len(feed.api.log) == 1
+    assert len(api.log) == 1
 
 
-async def test_a_write_whose_answer_cannot_be_read_makes_the_job_unreadable_and_no_second_write() -> None:
+async def test_a_write_whose_answer_cannot_be_read_makes_the_job_unreadable_and_no_second_write(api) -> None:
     """The definition was replaced between reading and writing."""
-    feed = Feed()
-    feed.jobs.apply("MODIFIED", feed.api.put(JOB_PATH, job_object()))
+    feed = Feed(api)
+    feed.jobs.apply("MODIFIED", api.put(JOB_PATH, job_object()))
     one = feed.jobs.get(KEY)
-    version = feed.api.objects[JOB_PATH]["metadata"]["resourceVersion"]
-    feed.api.objects[JOB_PATH] = job_object(spec={"training": {"precision": "fp4"}}, metadata={"resourceVersion": version})
+    version = api.objects[JOB_PATH]["metadata"]["resourceVersion"]
+    api.objects[JOB_PATH] = job_object(spec={"training": {"precision": "fp4"}}, metadata={"resourceVersion": version})
     assert await feed.jobs.write_status(one, one.status.model_copy(update={"phase": "Training"})) == Conflict()
     assert await feed.jobs.tell_unreadable(KEY) is not None
-    assert len(feed.api.log) == 2
+    assert len(api.log) == 2
 
 
 async def test_a_job_that_can_be_read_again_goes_on() -> None:
@@ -230,3 +233,43 @@ def test_what_is_no_job_is_counted_and_ends_nothing(item) -> None:
     for kind in (None, "ADDED", "DELETED", "LATER"):
         feed.jobs.apply(kind, item)
     assert (feed.jobs.keys(), feed.strangers.seen) == ((), ["finetunejobs"] * 4)
+
+
+def test_the_uids_that_are_remembered_as_deleted_are_bounded_and_the_oldest_goes_first(monkeypatch) -> None:
+    monkeypatch.setattr(jobs_module, "_MAX_TOMBSTONES", 3)
+    feed = Feed()
+    for number in range(5):
+        feed.jobs.apply("DELETED", job_object(metadata={"uid": f"u{number}"}))
+    for number in range(5):
+        feed.jobs.apply("MODIFIED", job_object(metadata={"name": f"j{number}", "uid": f"u{number}"}))
+    assert feed.jobs.uids() == {"u0", "u1"}
+
+
+STALLED = {"type": "Stalled", "status": "True", "reason": "Unreadable", "message": "m", "lastTransitionTime": "then"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "since"),
+    [
+        ([], "now"),
+        ([STALLED | {"message": "other"}], "then"),
+        ([STALLED | {"reason": "GoesOn"}], "then"),
+        ([STALLED | {"status": "False"}], "now"),
+        ([STALLED | {"message": "other", "lastTransitionTime": None}], "now"),
+        ([STALLED], None),
+        ([{"type": "Failed", "status": "True"}], None),
+        ([{"type": "Complete", "status": "True"}], None),
+        ([{"type": "Complete", "status": "False"}], "now"),
+    ],
+)
+def test_an_unreadable_job_is_told_what_its_conditions_do_not_say_yet(conditions, since) -> None:
+    read = parse_job(job_object(**UNREADABLE))
+    patch = render_unreadable_patch(replace(read, message="m", conditions=tuple(conditions), generation=7), "now")
+    if since is None:
+        assert patch is None
+        return
+    assert patch["metadata"] == {"uid": UID, "resourceVersion": "100"}
+    assert [one for one in patch["status"]["conditions"] if one["type"] != "Stalled"] == [
+        one for one in conditions if one["type"] != "Stalled"
+    ]
+    assert patch["status"]["conditions"][-1] == STALLED | {"lastTransitionTime": since, "observedGeneration": 7}

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 import pytest
-from tests.kube.builders import UID, job_object, merged, pod_object
-from tests.kube.fake_api import FakeApi, Strangers
+from tests.kube.api_server import ApiServer
+from tests.kube.builders import UID, Strangers, job_object, merged, pod_object
 
 from finetune_operator.api.render_config import render_config
 from finetune_operator.coordinator.identity import TokenRefused
@@ -40,31 +40,31 @@ class Verifier:
 
 
 class Bench:
-    """One operator over one API in memory; nothing of the operator is replaced but the client and the check of signatures."""
+    """One operator over one API server; nothing of the operator is replaced but the check of signatures."""
 
-    def __init__(self) -> None:
-        self.api, self.strangers = FakeApi(), Strangers()
+    def __init__(self, api: ApiServer) -> None:
+        self.api, self.client, self.strangers = api, api.client, Strangers()
         self.api.put(JOB_PATH, job_object(spec={"resources": {"nodes": {"min": 2, "max": 2}}}, status=None))
         self.restart()
 
     def restart(self) -> None:
         self.pods: ObjectCache[PodView] = ObjectCache()
-        recorder = EventRecorder(self.api, instance="test", clock=Clock(), monotonic=lambda: 0.0)
+        recorder = EventRecorder(self.client, instance="test", clock=Clock(), monotonic=lambda: 0.0)
         self.jobs = ClusterJobs(
-            self.api, recorder, namespaces=(), on_change=lambda key: None, on_written=lambda job, status: None, strangers=self.strangers
+            self.client, recorder, namespaces=(), on_change=lambda key: None, on_written=lambda job, status: None, strangers=self.strangers
         )
         self.jobs.apply(None, self.api.objects[JOB_PATH])
-        self.maps = JobConfigMaps(self.api, url="wss://channel", ca_bundle=lambda: "ca", render=render_config)
+        self.maps = JobConfigMaps(self.client, url="wss://channel", ca_bundle=lambda: "ca", render=render_config)
         self.coordinator = Coordinator(clock=Clock(), authenticate=self.admit, on_change=lambda uid: None)
         self.reconciler = Reconciler(
-            members=ClusterMembers(self.api, self.pods, self.maps),
+            members=ClusterMembers(self.client, self.pods, self.maps),
             agents=self.coordinator,
             jobs=self.jobs,
             clock=Clock(),
             settings=PassSettings(trainer_image="trainer:1", reconnect_seconds=0),
         )
         self.authenticator = PodAuthenticator(
-            self.api, Verifier(), self.pods, is_member=self.reconciler.is_member, strangers=self.strangers
+            self.client, Verifier(), self.pods, is_member=self.reconciler.is_member, strangers=self.strangers
         )
         for path in self.api.paths("/pods/"):
             self.show(self.api.objects[path])
@@ -99,8 +99,8 @@ class Bench:
         return await self.authenticator(f"{metadata['namespace']}/{metadata['name']}/{metadata['uid']}")
 
 
-async def test_members_are_those_that_the_operator_made() -> None:
-    bench = Bench()
+async def test_members_are_those_that_the_operator_made(api) -> None:
+    bench = Bench(api)
     await bench.settle()
     made = {path.rpartition("-")[2]: bench.api.objects[path] for path in bench.api.paths("/pods/")}
     assert bench.listed == {1: made["1"]["metadata"]["uid"], 2: made["2"]["metadata"]["uid"]}
@@ -108,9 +108,9 @@ async def test_members_are_those_that_the_operator_made() -> None:
         assert (await bench.connect(pod)).job_uid == UID
 
 
-async def test_a_member_is_at_home_at_the_addresses_of_its_pod() -> None:
+async def test_a_member_is_at_home_at_the_addresses_of_its_pod(api) -> None:
     """So that the door of the channel can tell it from a copy of its token."""
-    bench = Bench()
+    bench = Bench(api)
     await bench.settle()
     path = next(iter(bench.api.paths("/pods/")))
     assert (await bench.connect(bench.api.objects[path])).addresses == frozenset()
@@ -133,8 +133,8 @@ async def test_a_member_is_at_home_at_the_addresses_of_its_pod() -> None:
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False], ids=["before the members", "after the members"])
-async def test_a_pod_that_claims_the_job_gets_no_place_and_no_session(intruder, is_first) -> None:
-    bench = Bench()
+async def test_a_pod_that_claims_the_job_gets_no_place_and_no_session(api, intruder, is_first) -> None:
+    bench = Bench(api)
     if not is_first:
         await bench.settle()
     pod = bench.intrude("trojan", **intruder)
@@ -146,16 +146,16 @@ async def test_a_pod_that_claims_the_job_gets_no_place_and_no_session(intruder, 
     assert bench.strangers.seen
 
 
-async def test_a_pod_of_another_namespace_is_left_to_its_owner() -> None:
-    bench = Bench()
+async def test_a_pod_of_another_namespace_is_left_to_its_owner(api) -> None:
+    bench = Bench(api)
     bench.intrude("support-bot-0a1b-1", namespace="evil")
     await bench.settle()
     assert bench.api.paths("/namespaces/evil/pods/")
     assert [method for method, path in bench.api.log if "/evil/" in path and method != "GET"] == []
 
 
-async def test_a_pod_that_an_operator_made_just_before_it_ended_is_adopted() -> None:
-    bench = Bench()
+async def test_a_pod_that_an_operator_made_just_before_it_ended_is_adopted(api) -> None:
+    bench = Bench(api)
     await bench.settle()
     before = bench.listed
     stored = bench.api.objects[JOB_PATH]
@@ -171,15 +171,15 @@ async def test_a_pod_that_an_operator_made_just_before_it_ended_is_adopted() -> 
 
 
 @pytest.mark.parametrize("owner", [None, [OWNER | {"uid": "another"}], [OWNER | {"apiVersion": "evil.example/v1"}]])
-async def test_a_name_that_somebody_else_holds_is_passed_over(owner) -> None:
-    bench = Bench()
+async def test_a_name_that_somebody_else_holds_is_passed_over(api, owner) -> None:
+    bench = Bench(api)
     bench.intrude("support-bot-0a1b-1", ownerReferences=owner)
     await bench.settle()
     assert set(bench.listed) == {2, 3}
 
 
-async def test_a_pod_that_goes_before_its_uid_is_written_gives_its_name_to_nobody() -> None:
-    bench = Bench()
+async def test_a_pod_that_goes_before_its_uid_is_written_gives_its_name_to_nobody(api) -> None:
+    bench = Bench(api)
     await bench.reconciler.run_pass(KEY)
     first = bench.api.objects.pop(f"{PODS}/support-bot-0a1b-1")
     bench.pods.remove(first["metadata"]["uid"])
@@ -188,8 +188,8 @@ async def test_a_pod_that_goes_before_its_uid_is_written_gives_its_name_to_nobod
     assert f"{PODS}/support-bot-0a1b-1" not in bench.api.objects
 
 
-async def test_a_member_that_was_given_to_another_job_speaks_for_neither() -> None:
-    bench = Bench()
+async def test_a_member_that_was_given_to_another_job_speaks_for_neither(api) -> None:
+    bench = Bench(api)
     await bench.settle()
     stored = bench.api.objects[f"{PODS}/support-bot-0a1b-1"]
     moved = bench.api.put(f"{PODS}/support-bot-0a1b-1", merged(stored, {"metadata": {"ownerReferences": [OWNER | {"uid": "another"}]}}))
@@ -200,8 +200,8 @@ async def test_a_member_that_was_given_to_another_job_speaks_for_neither() -> No
     assert set(bench.listed) == {2, 3}
 
 
-async def test_the_token_of_an_ended_pod_is_refused() -> None:
-    bench = Bench()
+async def test_the_token_of_an_ended_pod_is_refused(api) -> None:
+    bench = Bench(api)
     await bench.settle()
     path = f"{PODS}/support-bot-0a1b-1"
     ended = bench.api.put(path, merged(bench.api.objects[path], {"status": {"phase": "Succeeded"}}))
@@ -211,8 +211,8 @@ async def test_the_token_of_an_ended_pod_is_refused() -> None:
     assert bench.strangers.seen == ["ended"]
 
 
-async def test_a_pod_that_a_webhook_robs_of_its_owner_is_taken_back_and_told() -> None:
-    bench = Bench()
+async def test_a_pod_that_a_webhook_robs_of_its_owner_is_taken_back_and_told(api) -> None:
+    bench = Bench(api)
     put = bench.api.put
     bench.api.put = lambda path, item: put(path, merged(item, {"metadata": {"ownerReferences": None}}) if "/pods/" in path else item)
     await bench.reconciler.run_pass(KEY)

@@ -145,6 +145,12 @@ def test_a_pod_that_is_about_to_be_over_is_left_as_it_is(others, holds_room) -> 
     assert (view.is_over, view.is_kept_by_others, view.holds_room) == (True, holds_room, holds_room)
 
 
+@pytest.mark.parametrize(("code", "phase"), [(0, PodPhase.SUCCEEDED), (1, PodPhase.FAILED), (143, PodPhase.FAILED)])
+def test_a_member_has_ended_as_its_agent_has_while_another_container_goes_on(code, phase) -> None:
+    statuses = [SIDECAR, *terminated(exitCode=code)]
+    assert parse_pod(pod_object(status={"phase": "Running", "containerStatuses": statuses})).phase is phase
+
+
 def test_a_sidecar_that_ended_ends_no_member() -> None:
     ended = {"name": "a-log", "state": {"terminated": {"exitCode": 1, "message": WORDS.model_dump_json()}}}
     running = {"name": "agent", "state": {"running": {}}}

@@ -1,14 +1,13 @@
 """Which answers to the creation of a pod end a job, and which it waits for."""
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
+from tests.kube.api_server import ApiServer, refusing
 from tests.kube.builders import job
 from tests.stories.world import World
 
+from finetune_operator.api.render_config import render_config
 from finetune_operator.kube.cache import ObjectCache
-from finetune_operator.kube.client import ApiError
+from finetune_operator.kube.configmaps import JobConfigMaps
 from finetune_operator.kube.members import ClusterMembers
 from finetune_operator.reconcile.ports import PodInvalid, Refused
 
@@ -16,23 +15,6 @@ INVALID = 'Pod "x" is invalid: spec.containers[0].resources.requests: Invalid va
 BAD = 'Pod in version "v1" cannot be handled as a Pod: quantities must match the regular expression'
 WEBHOOK = 'admission webhook "validate.kyverno.svc-fail" denied the request: image is not allowed'
 POLICY = "ValidatingAdmissionPolicy 'images' with binding 'all' denied request: failed expression"
-
-
-@dataclass
-class Answering:
-    """An API client that answers every creation with one error."""
-
-    error: ApiError
-    asked: list[str] = field(default_factory=list)
-
-    async def request(self, method: str, path: str, **_: Any) -> Any:
-        self.asked.append(f"{method} {path}")
-        raise self.error
-
-
-class NoConfigMaps:
-    async def ensure(self, _job: Any) -> None:
-        return None
 
 
 @pytest.mark.parametrize(
@@ -47,9 +29,10 @@ class NoConfigMaps:
         (422, "Invalid", POLICY, Refused),
     ],
 )
-async def test_only_a_pod_that_can_never_be_is_invalid(status: int, reason: str, message: str, kind: type) -> None:
-    client = Answering(ApiError(status, reason, message))
-    members = ClusterMembers(client, ObjectCache(), NoConfigMaps())  # type: ignore[arg-type]
+async def test_only_a_pod_that_can_never_be_is_invalid(api: ApiServer, status: int, reason: str, message: str, kind: type) -> None:
+    api.script("POST", "/pods", refusing(status, reason, message))
+    config_maps = JobConfigMaps(api.client, url="wss://channel", ca_bundle=lambda: "ca", render=render_config)
+    members = ClusterMembers(api.client, ObjectCache(), config_maps)
     answer = await members.create(job(), 1)
     assert isinstance(answer, kind)
     assert answer.message == f"{status} {message}"

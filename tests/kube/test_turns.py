@@ -50,6 +50,37 @@ async def test_a_caller_that_is_cancelled_leaves_and_takes_no_token() -> None:
     assert turns.num_waiting(Lane.INTENT) == 0
 
 
+async def test_those_who_stay_are_served_in_their_order_when_one_between_them_leaves() -> None:
+    turns, order = slow_turns(), []
+
+    async def write(name: str) -> None:
+        await turns.take(Lane.INTENT, "one")
+        order.append(name)
+
+    callers = [asyncio.create_task(write(name)) for name in "abc"]
+    await asyncio.sleep(0)
+    callers[1].cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert order == ["a", "c"]
+
+
+def test_a_pace_gives_its_burst_at_once_and_then_its_rate() -> None:
+    moment = [50.0]
+    pace = Pace(rate=2.0, burst=3.0, clock=lambda: moment[0])
+    assert [pace.try_take() for _ in range(5)] == [True, True, True, False, False]
+    assert pace.seconds_until_next() == pytest.approx(0.5)
+    moment[0] += 0.25
+    assert pace.seconds_until_next() == pytest.approx(0.25)
+    assert not pace.try_take()
+    moment[0] += 0.25
+    assert pace.seconds_until_next() == 0.0
+    assert [pace.try_take() for _ in range(2)] == [True, False]
+    moment[0] += 1000
+    assert [pace.try_take() for _ in range(4)] == [True, True, True, False], "no more than the burst is saved"
+    moment[0] -= 10
+    assert not pace.try_take(), "a clock that goes back gives nothing"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "lane"),
     [

@@ -1,0 +1,5 @@
+"""The API server of tests/kube."""
+
+from tests.kube.conftest import api
+
+__all__ = ["api"]
