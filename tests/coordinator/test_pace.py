@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from finetune_contract.messages import StorageProblem, StorageState
+from finetune_contract.reports import StorageProblem, StorageState
 from finetune_operator.coordinator import wakes as wakes_module
+from finetune_operator.coordinator.handshake import heartbeat_seconds
 from finetune_operator.coordinator.pace import Bucket, LogBudget, MemberPace
-from finetune_operator.coordinator.server import heartbeat_seconds
 from finetune_operator.coordinator.wakes import StorageGate, Wakes
 
 

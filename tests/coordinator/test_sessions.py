@@ -222,55 +222,55 @@ def test_a_message_after_forget_brings_nothing_back() -> None:
 
 def test_a_phase_that_is_said_again_keeps_its_beginning_and_another_has_its_own() -> None:
     session = greet(hello(), None, T0)
-    assert hear(session, PhaseChanged(phase=MemberPhase.TRAINING, formation=2), T1).phase_at == T0
-    assert hear(session, PhaseChanged(phase=MemberPhase.EVALUATING, formation=2), T1).phase_at == T1
-    assert hear(session, PhaseChanged(phase=MemberPhase.TRAINING, formation=3), T1).phase_at == T1
-    assert greet(hello(), session, T1).phase_at == T0
-    assert greet(hello(phase=MemberPhase.STOPPED), session, T1).phase_at == T1
-    assert greet(hello(formation=3), session, T1).phase_at == T1
+    assert hear(session, PhaseChanged(phase=MemberPhase.TRAINING, formation=2), T1).run.phase_at == T0
+    assert hear(session, PhaseChanged(phase=MemberPhase.EVALUATING, formation=2), T1).run.phase_at == T1
+    assert hear(session, PhaseChanged(phase=MemberPhase.TRAINING, formation=3), T1).run.phase_at == T1
+    assert greet(hello(), session, T1).run.phase_at == T0
+    assert greet(hello(phase=MemberPhase.STOPPED), session, T1).run.phase_at == T1
+    assert greet(hello(formation=3), session, T1).run.phase_at == T1
 
 
 def test_what_is_known_of_a_formation_ends_with_it() -> None:
     said = PhaseChanged(phase=MemberPhase.TRAINING, formation=2, resumed_step=40, first_step_seconds=1.5)
     session = hear(greet(hello(), None, T0), said, T0)
     again = hear(session, PhaseChanged(phase=MemberPhase.EVALUATING, formation=2), T1)
-    assert (again.resumed_step, again.first_step_seconds) == (40, 1.5)
+    assert (again.run.resumed_step, again.run.first_step_seconds) == (40, 1.5)
     following = hear(session, PhaseChanged(phase=MemberPhase.STARTING, formation=3), T1)
-    assert (following.resumed_step, following.first_step_seconds) == (None, None)
+    assert (following.run.resumed_step, following.run.first_step_seconds) == (None, None)
     back, other = greet(hello(), session, T1), greet(hello(formation=3), session, T1)
-    assert (back.resumed_step, back.first_step_seconds) == (40, 1.5)
-    assert (other.resumed_step, other.first_step_seconds) == (None, None)
+    assert (back.run.resumed_step, back.run.first_step_seconds) == (40, 1.5)
+    assert (other.run.resumed_step, other.run.first_step_seconds) == (None, None)
 
 
 def test_a_hello_is_heard_as_a_greeting_and_warnings_and_peers_outlive_it() -> None:
     session = hear(greet(hello(), None, T0), Warned(reason="R", message="m"), T0)
     session = hear(session, Probed(peer_uid="m2", reachable=False), T0)
     again = hear(session, hello(term=4), T1)
-    assert (again.term, again.warnings, again.unreachable_peers) == (4, (("R", "m"),), frozenset({"m2"}))
+    assert (again.term, again.run.warnings, again.unreachable_peers) == (4, (("R", "m"),), frozenset({"m2"}))
 
 
 def test_a_hello_with_another_commit_says_nothing_of_its_key() -> None:
     session = hear(greet(hello(), None, T0), Committed(state=state(6), key="k", num_bytes=3, seconds=0.1), T0)
     other = greet(hello(commit=state(7)), session, T1)
-    assert (other.commit, other.commit_key, other.commit_num_bytes) == (state(7), None, None)
-    assert greet(hello(), greet(hello(), None, T0), T1).commit_key is None
+    assert (other.run.commit, other.run.commit_key, other.run.commit_num_bytes) == (state(7), None, None)
+    assert greet(hello(), greet(hello(), None, T0), T1).run.commit_key is None
 
 
 def test_a_hello_with_a_newer_step_is_progress_and_with_an_older_one_is_none() -> None:
     session = hear(greet(hello(), None, T0), progress(7), T0)
     newer, older = greet(hello(progress=progress(8)), session, T1), greet(hello(progress=progress(3)), session, T1)
-    assert (newer.progress.step, newer.progressed_at) == (8, T1)
-    assert (older.progress.step, older.progressed_at) == (7, T0)
-    assert greet(hello(), None, T0).progressed_at is None
+    assert (newer.run.progress.step, newer.run.progressed_at) == (8, T1)
+    assert (older.run.progress.step, older.run.progressed_at) == (7, T0)
+    assert greet(hello(), None, T0).run.progressed_at is None
 
 
 def test_a_commit_that_comes_with_a_phase_is_taken_if_it_is_newer() -> None:
     session = hear(greet(hello(), None, T0), Committed(state=state(6), key="k", num_bytes=3, seconds=0.1), T0)
     newer = hear(session, PhaseChanged(phase=MemberPhase.STOPPED, formation=2, commit=state(9)), T1)
-    assert (newer.commit, newer.commit_key, newer.commit_num_bytes) == (state(9), None, None)
+    assert (newer.run.commit, newer.run.commit_key, newer.run.commit_num_bytes) == (state(9), None, None)
     for known in (state(6), state(2), None):
         same = hear(session, PhaseChanged(phase=MemberPhase.STOPPED, formation=2, commit=known), T1)
-        assert (same.commit, same.commit_key, same.commit_num_bytes) == (state(6), "k", 3)
+        assert (same.run.commit, same.run.commit_key, same.run.commit_num_bytes) == (state(6), "k", 3)
 
 
 def test_a_peer_that_answers_is_reached_again_and_the_same_answer_changes_nothing() -> None:
@@ -285,7 +285,7 @@ def test_the_newest_ten_warnings_are_kept() -> None:
     session = greet(hello(), None, T0)
     for number in range(12):
         session = hear(session, Warned(reason="R", message=str(number)), T0)
-    assert [message for _, message in session.warnings] == [str(number) for number in range(2, 12)]
+    assert [message for _, message in session.run.warnings] == [str(number) for number in range(2, 12)]
 
 
 def test_a_table_knows_members_by_job_and_forgets_who_spoke_of_them() -> None:

@@ -8,7 +8,7 @@ from tests.kube.api_server import ApiServer, drop, refusing
 from tests.kube.builders import UID, Strangers, merged, pod_object
 from tests.kube.test_tokens import CLAIMS, published, token
 
-from finetune_operator.coordinator.server import MemberIdentity, TokenRefused
+from finetune_operator.coordinator.identity import MemberIdentity, TokenRefused
 from finetune_operator.decide.facts.observed import PodView
 from finetune_operator.edge.authenticate import PodAuthenticator
 from finetune_operator.kube import tokens as tokens_module

@@ -11,7 +11,8 @@ from tests.edge.test_settings import NEEDED
 from tests.kube.api_server import ApiServer, drop, refusing
 from tests.kube.builders import Strangers, job_object
 
-from finetune_operator.coordinator.server import Coordinator, TokenRefused
+from finetune_operator.coordinator.identity import TokenRefused
+from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.edge import caretaker as caretaker_module
 from finetune_operator.edge.caretaker import Certificates, Sweeper, until_done
 from finetune_operator.edge.tls import ServingCertificate

@@ -20,7 +20,8 @@ from tests.kube.api_server import TOKEN, ApiServer, drop, refusing
 from tests.kube.builders import UID, job_object, merged
 from tests.kube.test_tokens import published, token
 
-from finetune_contract.messages import MemberPhase, render_message
+from finetune_contract.messages import MemberPhase
+from finetune_contract.values import render_message
 from finetune_operator.edge.app import Operator, run_operator
 from finetune_operator.kube.informer import Informer
 from finetune_operator.settings import Settings
