@@ -7,6 +7,7 @@ import pytest
 from tests.kube.builders import job
 from tests.stories.world import World
 
+from finetune_operator.decide.facts.policy import UNDECORATED
 from finetune_operator.kube.cache import ObjectCache
 from finetune_operator.kube.client import ApiError
 from finetune_operator.kube.members import ClusterMembers
@@ -50,7 +51,7 @@ class NoConfigMaps:
 async def test_only_a_pod_that_can_never_be_is_invalid(status: int, reason: str, message: str, kind: type) -> None:
     client = Answering(ApiError(status, reason, message))
     members = ClusterMembers(client, ObjectCache(), NoConfigMaps())  # type: ignore[arg-type]
-    answer = await members.create(job(), 1)
+    answer = await members.create(job(), 1, UNDECORATED)
     assert isinstance(answer, kind)
     assert answer.message == f"{status} {message}"
 
