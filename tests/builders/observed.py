@@ -11,6 +11,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberEntry, Pinned, PinnedInputs, Placement, Recovery
 from finetune_operator.decide.facts.gang import Gang, look
 from finetune_operator.decide.facts.observed import LineEntry, Observed, PodPhase, PodView, RunFacts, Session
+from finetune_operator.decide.facts.policy import NATIVE
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 INPUTS = InputDigests(model="m" * 64, dataset="d" * 64)
@@ -177,4 +178,4 @@ def a_line_entry(name: str = "other", **changes) -> LineEntry:
 
 def gang_of(seen: Observed) -> Gang:
     assert seen.job is not None
-    return look(seen, seen.job)
+    return look(seen, seen.job, NATIVE)

@@ -152,7 +152,7 @@ async def test_with_no_room_for_a_replacement_the_gang_saves_parks_and_goes_on_l
         parked.append(scene.run.status.phase)
         scene.run._members.create = create
 
-    async def refuse(_job, _serial):
+    async def refuse(_job, _serial, _decoration):
         return Refused(message=FULL)
 
     document = long_document(tmp_path, inputs)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from tests.builders.policy import GATE, LABEL, TicketPlacement
 from tests.kube.api_server import ApiServer
 from tests.kube.builders import UID, Strangers, job_object, merged, pod_object
 
@@ -10,6 +11,7 @@ from finetune_operator.api.render_config import render_config
 from finetune_operator.coordinator.identity import TokenRefused
 from finetune_operator.coordinator.server import Coordinator
 from finetune_operator.decide.facts.observed import PodView
+from finetune_operator.decide.facts.policy import policy_of
 from finetune_operator.edge.authenticate import PodAuthenticator
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.configmaps import JobConfigMaps
@@ -42,8 +44,8 @@ class Verifier:
 class Bench:
     """One operator over one API server; nothing of the operator is replaced but the check of signatures."""
 
-    def __init__(self, api: ApiServer) -> None:
-        self.api, self.client, self.strangers = api, api.client, Strangers()
+    def __init__(self, api: ApiServer, policy_of=policy_of) -> None:
+        self.api, self.client, self.strangers, self.policy_of = api, api.client, Strangers(), policy_of
         self.api.put(JOB_PATH, job_object(spec={"resources": {"nodes": {"min": 2, "max": 2}}}, status=None))
         self.restart()
 
@@ -61,7 +63,7 @@ class Bench:
             agents=self.coordinator,
             jobs=self.jobs,
             clock=Clock(),
-            settings=PassSettings(trainer_image="trainer:1", reconnect_seconds=0),
+            settings=PassSettings(trainer_image="trainer:1", reconnect_seconds=0, policy_of=self.policy_of),
         )
         self.authenticator = PodAuthenticator(
             self.client, Verifier(), self.pods, is_member=self.reconciler.is_member, strangers=self.strangers
@@ -106,6 +108,15 @@ async def test_members_are_those_that_the_operator_made(api) -> None:
     assert bench.listed == {1: made["1"]["metadata"]["uid"], 2: made["2"]["metadata"]["uid"]}
     for pod in made.values():
         assert (await bench.connect(pod)).job_uid == UID
+
+
+async def test_a_pod_that_a_policy_decorates_is_a_member_like_any_other(api) -> None:
+    bench = Bench(api, lambda job: TicketPlacement(drawn={job.metadata.name}))
+    await bench.settle()
+    pods = [bench.api.objects[path] for path in bench.api.paths("/pods/")]
+    assert [pod["spec"]["schedulingGates"] for pod in pods] == [[{"name": GATE}]] * 2
+    assert {pod["metadata"]["labels"][LABEL] for pod in pods} == {"support-bot"}
+    assert bench.listed == {number: pod["metadata"]["uid"] for number, pod in enumerate(pods, start=1)}
 
 
 async def test_a_member_is_at_home_at_the_addresses_of_its_pod(api) -> None:

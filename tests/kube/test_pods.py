@@ -8,6 +8,7 @@ import yaml
 from tests.kube.builders import UID, job
 
 from finetune_operator.api.render_config import render_config
+from finetune_operator.decide.facts.policy import PodDecoration
 from finetune_operator.kube.configmaps import render_channel_map, render_config_map
 from finetune_operator.kube.pods import render_pod
 
@@ -40,6 +41,20 @@ def test_the_whole_pod_is_as_in_the_golden_file() -> None:
     if "UPDATE_GOLDEN" in os.environ:
         GOLDEN.write_text(rendered)
     assert rendered == GOLDEN.read_text()
+
+
+def test_a_decoration_goes_before_the_users_words_and_after_the_operators() -> None:
+    decoration = PodDecoration(
+        labels={"team": "b", "queue": "q", "finetune.dev/serial": "99"},
+        annotations={"note": "y", "seat": "1"},
+        scheduling_gates=("x/held",),
+    )
+    plain, decorated = render_pod(job(spec=FULL), 7), render_pod(job(spec=FULL), 7, decoration)
+    assert decorated["metadata"].pop("labels") == plain["metadata"].pop("labels") | {"team": "b", "queue": "q"}
+    assert decorated["metadata"].pop("annotations") == {"note": "y", "seat": "1"}
+    assert plain["metadata"].pop("annotations") == {"note": "x"}
+    assert decorated["spec"].pop("schedulingGates") == [{"name": "x/held"}]
+    assert decorated == plain
 
 
 def container(**spec) -> dict:

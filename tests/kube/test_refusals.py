@@ -6,6 +6,7 @@ from tests.kube.builders import job
 from tests.stories.world import World
 
 from finetune_operator.api.render_config import render_config
+from finetune_operator.decide.facts.policy import UNDECORATED
 from finetune_operator.kube.cache import ObjectCache
 from finetune_operator.kube.configmaps import JobConfigMaps
 from finetune_operator.kube.members import ClusterMembers
@@ -33,7 +34,7 @@ async def test_only_a_pod_that_can_never_be_is_invalid(api: ApiServer, status: i
     api.script("POST", "/pods", refusing(status, reason, message))
     config_maps = JobConfigMaps(api.client, url="wss://channel", ca_bundle=lambda: "ca", render=render_config)
     members = ClusterMembers(api.client, ObjectCache(), config_maps)
-    answer = await members.create(job(), 1)
+    answer = await members.create(job(), 1, UNDECORATED)
     assert isinstance(answer, kind)
     assert answer.message == f"{status} {message}"
 

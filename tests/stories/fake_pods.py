@@ -7,6 +7,7 @@ from tests.kube.builders import ended_pod
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.facts.observed import PodPhase, PodView
+from finetune_operator.decide.facts.policy import UNDECORATED, PodDecoration
 from finetune_operator.kube.pod_view import parse_pod
 from finetune_operator.reconcile.ports import Created, NameTaken, PodInvalid, Refused
 
@@ -24,6 +25,8 @@ class Pod:
     ends_at: datetime | None = None
     seen: PodView | None = None
     is_stranger: bool = False  # somebody else made it
+    decoration: PodDecoration = UNDECORATED
+    is_held: bool = False  # by its scheduling gates
 
 
 class FakePods:
@@ -54,7 +57,7 @@ class FakePods:
         shown = [pod.seen for pod in self.pods.values() if pod.job_uid == job.metadata.uid and pod.seen is not None]
         return tuple(sorted(shown, key=lambda pod: pod.serial))
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused | PodInvalid:
+    async def create(self, job: FineTuneJob, serial: int, decoration: PodDecoration) -> Created | NameTaken | Refused | PodInvalid:
         name = job.member_name(serial)
         if name in self.foreign_names:
             return NameTaken()
@@ -72,7 +75,7 @@ class FakePods:
         view = PodView(
             serial=serial, uid=uid, name=name, phase=PodPhase.PENDING, created_at=self.clock.now(), is_captured_by_kueue=self.is_gated
         )
-        self.pods[uid] = Pod(job_uid=job.metadata.uid, view=view)
+        self.pods[uid] = Pod(job_uid=job.metadata.uid, view=view, decoration=decoration, is_held=bool(decoration.scheduling_gates))
         self.made.append(name)
         if self.dies_after_creations is not None:
             self.dies_after_creations -= 1
@@ -115,7 +118,7 @@ class FakePods:
             if pod.ends_at is not None and self.clock.now() >= pod.ends_at:
                 del self.pods[uid]
             elif pod.view.phase is PodPhase.PENDING and pod.view.node is None:
-                if pod.view.is_captured_by_kueue:
+                if pod.view.is_captured_by_kueue or pod.is_held:
                     continue
                 if self.used < self.slots and not any(pod.view.name.startswith(f"{name}-") for name in self.unplaceable):
                     pod.view = replace(pod.view, node="node-1", placed_at=self.clock.now(), unschedulable=None)
@@ -131,6 +134,11 @@ class FakePods:
 
     def _why_waiting(self, view: PodView) -> str | None:
         return view.waiting or next((words for name, words in self.waiting.items() if view.name.startswith(f"{name}-")), None)
+
+    def open_gates(self, num: int = 1000) -> None:
+        """Whoever placed these pods lets the oldest of those that it holds go to a node."""
+        for pod in [pod for pod in self.pods.values() if pod.is_held][:num]:
+            pod.is_held = False
 
     def catch_up(self) -> None:
         if not self.is_stale:

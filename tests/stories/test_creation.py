@@ -28,11 +28,11 @@ class SlowPods(FakePods):
         await asyncio.sleep(0)
         self._open = []
 
-    async def create(self, job, serial):
+    async def create(self, job, serial, decoration):
         await self._answer(serial)
         if serial in self.fails:
             raise TimeoutError("POST timed out")
-        return await super().create(job, serial)
+        return await super().create(job, serial, decoration)
 
     async def delete(self, job, uid, name, grace_seconds):
         await self._answer(int(name.rpartition("-")[2]))

@@ -30,10 +30,10 @@ def pace_the_writes(world: World) -> None:
         await turns.take(Lane.INTENT, job.metadata.namespace)
         return await write(job, status)
 
-    async def paced_create(job, serial):
+    async def paced_create(job, serial, decoration):
         await turns.take(Lane.INTENT, job.metadata.namespace)
         world.pods.refusal = "403 exceeded quota" if job.metadata.namespace == "noisy" else None
-        return await create(job, serial)
+        return await create(job, serial, decoration)
 
     world.jobs.write_status, world.pods.create = paced_write, paced_create
 

@@ -11,6 +11,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.facts.gang import WORKING
+from finetune_operator.decide.facts.policy import policy_of
 from finetune_operator.reconcile.passes import PassSettings, Reconciler
 from finetune_operator.reconcile.ports import Conflict, Gone, Key, Written
 
@@ -90,7 +91,8 @@ def keep_the_rules_of_status(old: JobStatus, new: JobStatus) -> None:
 class World:
     """One cluster and one operator. `tick` moves everything once, then lets the operator settle."""
 
-    def __init__(self, *, slots: int = 100, total_steps: int = 6) -> None:
+    def __init__(self, *, slots: int = 100, total_steps: int = 6, policy_of=policy_of) -> None:
+        self.policy_of = policy_of
         self.clock = FakeClock()
         self.jobs = FakeJobs()
         self.pods = FakePods(self.clock, slots)
@@ -101,7 +103,7 @@ class World:
 
     def start_operator(self, reconnect_seconds: float = 2.0) -> None:
         self.term += 1
-        settings = PassSettings(trainer_image="trainer:1", reconnect_seconds=reconnect_seconds)
+        settings = PassSettings(trainer_image="trainer:1", reconnect_seconds=reconnect_seconds, policy_of=self.policy_of)
         self.reconciler = Reconciler(members=self.pods, agents=self.agents, jobs=self.jobs, clock=self.clock, settings=settings)
         self.reconciler.lead(self.term)
         self.is_operator_up = True

@@ -13,6 +13,7 @@ from finetune_operator.decide.endings import (
 )
 from finetune_operator.decide.facts.gang import look
 from finetune_operator.decide.facts.observed import Observed
+from finetune_operator.decide.facts.policy import NATIVE, PlacementPolicy
 from finetune_operator.decide.placing.admission import (
     give_back_a_gang_that_cannot_be_whole_again,
     give_back_an_incomplete_gang,
@@ -38,12 +39,12 @@ JOB_CHAIN = (
 )
 
 
-def decide(observed: Observed) -> Decision:
+def decide(observed: Observed, policy: PlacementPolicy = NATIVE) -> Decision:
     """What to do about this job now."""
     job = observed.job
     if job is None or job.metadata.deletion_timestamp is not None:
         return forget_a_deleted_job(observed)
-    gang = look(observed, job)
+    gang = look(observed, job, policy)
     diagnosis = diagnose(gang)
     for rule in JOB_CHAIN:
         answer = rule(gang, diagnosis)

@@ -4,6 +4,7 @@ import re
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.facts.observed import PodView
+from finetune_operator.decide.facts.policy import PodDecoration
 from finetune_operator.kube.cache import Entry, ObjectCache
 from finetune_operator.kube.client import ApiClient, ApiError, JsonObject, Unreachable
 from finetune_operator.kube.configmaps import JobConfigMaps, NameTakenByOther
@@ -28,11 +29,11 @@ class ClusterMembers:
     def observe(self, job: FineTuneJob) -> tuple[PodView, ...]:
         return self._cache.of_owner(job.metadata.namespace, job.metadata.uid)
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused | PodInvalid:
+    async def create(self, job: FineTuneJob, serial: int, decoration: PodDecoration) -> Created | NameTaken | Refused | PodInvalid:
         """Raises ApiError (an answer that says nothing about the pod) and Unreachable: the next pass finds out by AlreadyExists."""
         try:
             await self._config_maps.ensure(job)
-            return await self._create_pod(job, render_pod(job, serial))
+            return await self._create_pod(job, render_pod(job, serial, decoration))
         except NameTakenByOther as error:
             return Refused(message=str(error))
         except ApiError as error:

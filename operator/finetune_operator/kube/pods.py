@@ -1,6 +1,6 @@
 """Renders one member as a bare Pod, from the job alone: Pod Security "restricted", no API access, everything in typed fields.
 
-It reads no cluster state; the image is the one that was pinned at admission.
+It reads no cluster state; the image is the one that was pinned at admission. The policy of placement adds its decoration.
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, PVC_MOUNT_ROOT, Scheme, parse_place
 from finetune_operator.api.job import API_VERSION, KIND, LABEL_JOB, LABEL_JOB_UID, LABEL_SERIAL, FineTuneJob
 from finetune_operator.api.spec import PlacementSpec, ResourcesSpec
+from finetune_operator.decide.facts.policy import UNDECORATED, PodDecoration
 from finetune_operator.kube.tokens import AUDIENCE
 from finetune_operator.times import MEMBER_TOKEN_SECONDS, NODE_LOSS_SECONDS
 
@@ -46,26 +47,27 @@ def owner_reference(job: FineTuneJob) -> JsonObject:
     }
 
 
-def render_pod(job: FineTuneJob, serial: int) -> JsonObject:
+def render_pod(job: FineTuneJob, serial: int, decoration: PodDecoration = UNDECORATED) -> JsonObject:
     """The member of this serial. The job must be admitted: its image is pinned in the status."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(job, serial),
-        "spec": {**_pod_spec(job), **_placement(job)},
+        "metadata": _metadata(job, serial, decoration),
+        "spec": {**_pod_spec(job), **_placement(job, decoration)},
     }
 
 
-def _metadata(job: FineTuneJob, serial: int) -> JsonObject:
+def _metadata(job: FineTuneJob, serial: int, decoration: PodDecoration) -> JsonObject:
     own = {LABEL_JOB: job.metadata.name, LABEL_JOB_UID: job.metadata.uid, LABEL_SERIAL: str(serial)}
     metadata: JsonObject = {
         "name": job.member_name(serial),
         "namespace": job.metadata.namespace,
-        "labels": {**job.spec.placement.labels, **own},
+        "labels": {**job.spec.placement.labels, **decoration.labels, **own},
         "ownerReferences": [owner_reference(job)],
     }
-    if job.spec.placement.annotations:
-        metadata["annotations"] = dict(job.spec.placement.annotations)
+    annotations = {**job.spec.placement.annotations, **decoration.annotations}
+    if annotations:
+        metadata["annotations"] = annotations
     return metadata
 
 
@@ -213,7 +215,7 @@ def _mounts(job: FineTuneJob, claims: dict[str, bool]) -> list[JsonObject]:
     return mounts
 
 
-def _placement(job: FineTuneJob) -> JsonObject:
+def _placement(job: FineTuneJob, decoration: PodDecoration) -> JsonObject:
     placement = job.spec.placement
     spread = {
         "maxSkew": 1,
@@ -230,6 +232,8 @@ def _placement(job: FineTuneJob) -> JsonObject:
         spec["runtimeClassName"] = placement.runtime_class_name
     if placement.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in placement.image_pull_secrets]
+    if decoration.scheduling_gates:
+        spec["schedulingGates"] = [{"name": name} for name in decoration.scheduling_gates]
     return spec
 
 

@@ -21,6 +21,7 @@ from finetune_contract.last_words import MAX_BYTES, Finished, parse_last_words
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.coordinator.identity import MemberIdentity, TokenRefused
 from finetune_operator.decide.facts.observed import PodPhase, PodView
+from finetune_operator.decide.facts.policy import PodDecoration
 from finetune_operator.local.folders import RunFolders
 from finetune_operator.local.proc import kill_all_in
 from finetune_operator.reconcile.ports import Clock, Created, NameTaken, Refused
@@ -88,7 +89,8 @@ class LocalMembers:
             raise TokenRefused("the token belongs to no member of this run")
         return identity
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused:
+    async def create(self, job: FineTuneJob, serial: int, decoration: PodDecoration) -> Created | NameTaken | Refused:
+        """A process has nowhere to carry a decoration."""
         name, uid = job.member_name(serial), str(uuid.uuid4())
         present = next((member for member in self._members.values() if member.name == name), None)
         if present is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.decide.answers.decision import DeleteMember
+from finetune_operator.decide.facts.policy import NATIVE, PlacementPolicy
 from finetune_operator.reconcile.notes import JobNotes
 from finetune_operator.reconcile.ports import Created, Members, NameTaken, PodInvalid, Refused
 
@@ -13,7 +14,9 @@ log = logging.getLogger(__name__)
 MOST_AT_ONCE = 16
 
 
-async def create_members(members: Members, job: FineTuneJob, serials: tuple[int, ...], notes: JobNotes) -> bool:
+async def create_members(
+    members: Members, job: FineTuneJob, serials: tuple[int, ...], notes: JobNotes, policy: PlacementPolicy = NATIVE
+) -> bool:
     """Asked for in batches that double, as ReplicaSets are; the rest of a refused gang is not. False: decide again at once.
 
     Raises what a creation raised, once its whole batch is noted.
@@ -21,7 +24,8 @@ async def create_members(members: Members, job: FineTuneJob, serials: tuple[int,
     left, size, is_done = serials, 1, True
     while left and notes.refusal is None:
         batch, left, size = left[:size], left[size:], min(2 * size, MOST_AT_ONCE)
-        answers = await asyncio.gather(*(members.create(job, serial) for serial in batch), return_exceptions=True)
+        creating = (members.create(job, serial, policy.decoration_of(job, serial)) for serial in batch)
+        answers = await asyncio.gather(*creating, return_exceptions=True)
         for serial, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, BaseException):
                 is_done &= not _note(notes, job, serial, answer)

@@ -6,6 +6,7 @@ Intent is written before anything follows from it; whatever fails in between is 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
@@ -15,8 +16,9 @@ from finetune_operator.api.rules import check_spec
 from finetune_operator.decide.answers.decision import Decision
 from finetune_operator.decide.chain import decide
 from finetune_operator.decide.facts.gang import have_all_spoken, member_uids
-from finetune_operator.decide.facts.line import line_entry, who_is_called
+from finetune_operator.decide.facts.line import who_is_called
 from finetune_operator.decide.facts.observed import LineEntry, Observed, PodView
+from finetune_operator.decide.facts.policy import PlacementPolicy, policy_of
 from finetune_operator.decide.facts.priority import NO_CAPS, PriorityCaps
 from finetune_operator.reconcile.creation import create_members, delete_members
 from finetune_operator.reconcile.internal_error import with_internal_error
@@ -47,6 +49,7 @@ class PassSettings:
     reconnect_seconds: float = 10.0
     num_workers: int = 32
     caps: PriorityCaps = NO_CAPS
+    policy_of: Callable[[FineTuneJob], PlacementPolicy] = policy_of
     is_local: bool = False
 
 
@@ -124,8 +127,9 @@ class Reconciler:
             return None
         self._last_seen[key] = job
         observed = self._observe(job)
-        decision = decide(observed)
-        wait = await self._apply(job, decision)
+        policy = self._settings.policy_of(job)
+        decision = decide(observed, policy)
+        wait = await self._apply(job, decision, policy)
         if self._recorder is not None:
             self._recorder.record_decision(job, decision)
         return wait
@@ -161,7 +165,7 @@ class Reconciler:
     def _notes_of(self, job: FineTuneJob) -> JobNotes:
         return self._notes.setdefault(job.metadata.uid, JobNotes())
 
-    async def _apply(self, job: FineTuneJob, decision: Decision) -> float | None:
+    async def _apply(self, job: FineTuneJob, decision: Decision, policy: PlacementPolicy) -> float | None:
         notes = self._notes_of(job)
         if decision.status != job.status:
             outcome = await self._jobs.write_status(job, decision.status)
@@ -173,7 +177,7 @@ class Reconciler:
             job = self._last_seen[job.key] = outcome.job
             self._stand_in_line(job.key, job)
         notes.refusal = notes.invalid_pod = None
-        is_done = await create_members(self._members, job, decision.create, notes)
+        is_done = await create_members(self._members, job, decision.create, notes, policy)
         await delete_members(self._members, job, decision.delete)
         for order in decision.orders:
             self._agents.send(order.member_uid, order.order)
@@ -204,7 +208,7 @@ class Reconciler:
     def _line_entry(self, job: FineTuneJob) -> LineEntry | None:
         now = self._clock.now()
         self._line.note_loss(job.key[0], job.status.replacing_since, now)
-        entry = line_entry(job, self._members.observe(job), now)
+        entry = self._settings.policy_of(job).line_entry(job, self._members.observe(job), now)
         return None if entry is None else replace(entry, priority=self._settings.caps.of(job))
 
     def _stand_aside(self, key: Key) -> None:

@@ -9,6 +9,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.answers.decision import Decision, Event
 from finetune_operator.decide.facts.observed import PodView, Session
+from finetune_operator.decide.facts.policy import PodDecoration
 
 Key = tuple[str, str]
 REFUSALS = {  # what each listener turns away
@@ -72,7 +73,7 @@ class Members(Protocol):
         """Those in the job's namespace that the job controls, whether it asked for them or not."""
         ...
 
-    async def create(self, job: FineTuneJob, serial: int) -> Created | NameTaken | Refused | PodInvalid: ...
+    async def create(self, job: FineTuneJob, serial: int, decoration: PodDecoration) -> Created | NameTaken | Refused | PodInvalid: ...
 
     async def delete(self, job: FineTuneJob, uid: str, name: str, grace_seconds: int | None) -> None: ...
 

@@ -1,1 +1,1 @@
-"""The facts of one pass: what was observed, the gang it makes up, and the line it stands in. Nothing here judges."""
+"""The facts of one pass: what was observed, the gang it makes up, the line it stands in, and who places it. Nothing here judges."""

@@ -11,6 +11,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import FormationEntry, JobStatus
 from finetune_operator.decide.facts.gang_spec import GangSpec, gang_spec
 from finetune_operator.decide.facts.observed import Observed, PodPhase, PodView, RunFacts, Session
+from finetune_operator.decide.facts.policy import PlacementPolicy
 
 WORKING = frozenset({MemberPhase.STARTING, MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING})
 PAST_FIRST_STEP = frozenset({MemberPhase.TRAINING, MemberPhase.EVALUATING, MemberPhase.EXPORTING, MemberPhase.FINISHED})
@@ -81,6 +82,7 @@ class Gang:
     observed: Observed
     job: FineTuneJob
     spec: GangSpec
+    policy: PlacementPolicy
     members: tuple[Member, ...]
     crew: tuple[Member, ...]
     strays: tuple[PodView, ...]  # not listed; of those that were, the ones in the crew take part until the next formation
@@ -142,7 +144,7 @@ class Gang:
         return self.active is not None and run is not None and self.crew[0].is_connected and run.phase is MemberPhase.EXPORTING
 
 
-def look(observed: Observed, job: FineTuneJob) -> Gang:
+def look(observed: Observed, job: FineTuneJob, policy: PlacementPolicy) -> Gang:
     """Bring together what was observed of one job. Labels of a pod say nothing about whose place it has."""
     pods = {pod.uid: pod for pod in observed.pods}
     members: list[Member] = []
@@ -164,6 +166,7 @@ def look(observed: Observed, job: FineTuneJob) -> Gang:
         observed=observed,
         job=job,
         spec=gang_spec(job.spec),
+        policy=policy,
         members=tuple(members),
         crew=tuple(crew),
         strays=strays,

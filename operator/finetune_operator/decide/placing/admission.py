@@ -18,15 +18,13 @@ from finetune_operator.decide.facts.line import (
     do_others_wait,
     had_its_turn,
     is_unschedulable,
-    seconds_of_backoff,
     who_is_ahead,
-    who_is_called,
 )
+from finetune_operator.decide.facts.policy import WAITS_FOR_OTHERS
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
 from finetune_operator.times import BACKOFF_JITTER, FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS
 
 _BACKOFF = Backoff(first_seconds=FIRST_BACKOFF_SECONDS, longest_seconds=MAX_BACKOFF_SECONDS)
-_WAITS = "it waits in the queue; gangs of higher priority, and older ones of the same, are placed first"
 
 
 def is_incomplete(gang: Gang) -> bool:
@@ -37,14 +35,14 @@ def is_incomplete(gang: Gang) -> bool:
 def give_back_an_incomplete_gang(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Refused, out of time, or in the way of a gang that is before it in the line."""
     placement, words = gang.status.placement, gang.observed.last_applied_error
-    if placement.placing_since is None or not is_incomplete(gang) or gang.active is not None:
+    if not gang.policy.gives_back or placement.placing_since is None or not is_incomplete(gang) or gang.active is not None:
         return None
     if words is not None:
         return give_back(gang, reason="Refused", why=f"the cluster refused a member: {words}", backs_off=True, is_refused=True)
     if _is_out_of_time(gang):
         return give_back(gang, reason="NoRoom", why=_no_room_in_time(gang), backs_off=True)
     if who_is_ahead(gang.observed, gang.job.key) is not None:
-        return give_back(gang, reason="WaitsForOthers", why=_WAITS, backs_off=False)
+        return give_back(gang, reason=WAITS_FOR_OTHERS.reason, why=WAITS_FOR_OTHERS.message, backs_off=False)
     if _holds_idle_room_that_others_want(gang):
         why = f"others go first, for its turn is over and some of its {gang.num_wanted} members found no room: {why_no_room(gang)}"
         return give_back(gang, reason="NoRoom", why=why, backs_off=True)
@@ -54,7 +52,9 @@ def give_back_an_incomplete_gang(gang: Gang, diagnosis: Diagnosis) -> Answer | N
 def give_back_a_gang_that_cannot_be_whole_again(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """It has trained, lost members, and finds no room for new ones: it may hold what another gang waits for."""
     entry = gang.status.formation
-    if entry is None or not entry.is_over or not gang.members or gang.is_placing or not gang.observed.is_judging:
+    if not gang.policy.gives_back or entry is None or not entry.is_over or not gang.members:
+        return None
+    if gang.is_placing or not gang.observed.is_judging:
         return None
     num_left = sum(not _is_stuck(gang, member, entry.over_at) for member in gang.members) + sum(spare.is_placed for spare in gang.spares)
     if num_left >= gang.spec.min_nodes:
@@ -63,17 +63,13 @@ def give_back_a_gang_that_cannot_be_whole_again(gang: Gang, diagnosis: Diagnosis
 
 
 def wait_for_a_turn(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
-    """A job without places waits while it backs off or while an earlier gang finds no room."""
-    placement = gang.status.placement
-    if placement.placing_since is not None or gang.members:
+    """A job without places waits while its policy says so: while it backs off, or while an earlier gang finds no room."""
+    if gang.is_placing or gang.members:
         return None
-    seconds = seconds_of_backoff(placement.backoff_until, gang.now)
-    is_called = who_is_called(gang.observed.line, gang.observed.freed_at, gang.now) == gang.job.key
-    if seconds > 0 and not is_called:
-        return _queued(gang, gang.status, reason="BackingOff", why=placement.why or "it backs off", look_again_seconds=seconds)
-    if who_is_ahead(gang.observed, gang.job.key) is None:
+    wait = gang.policy.why_not_yet(gang.observed, gang.job)
+    if wait is None:
         return None
-    return _queued(gang, gang.status, reason="WaitsForOthers", why=_WAITS)
+    return _queued(gang, gang.status, reason=wait.reason, why=wait.message, look_again_seconds=wait.seconds)
 
 
 def admit(gang: Gang) -> tuple[JobStatus, tuple[Event, ...]]:
@@ -101,8 +97,9 @@ def why_no_room(gang: Gang) -> str:
 
 
 def seconds_until_timeout(gang: Gang) -> float | None:
+    """None also for a gang that then gives nothing back."""
     since = gang.status.placement.placing_since
-    if since is None:
+    if since is None or not gang.policy.gives_back:
         return None
     left = gang.spec.placement_timeout_seconds - (gang.now - since).total_seconds()
     return max(left, 0.0)

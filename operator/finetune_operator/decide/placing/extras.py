@@ -7,7 +7,6 @@ from finetune_operator.api.status import MemberEntry
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.answers.members_answer import MembersAnswer
 from finetune_operator.decide.facts.gang import Gang
-from finetune_operator.decide.facts.line import is_luxury_due
 from finetune_operator.decide.recovering.diagnosis import Diagnosis
 
 
@@ -15,14 +14,14 @@ def num_asked_for(gang: Gang, placed_serials: frozenset[int], entries: tuple[Mem
     """Places that are listed now: all while there is room for nodes.min and nobody waits, else no more than there are."""
     spec = gang.spec
     num_placed = sum(entry.serial in placed_serials for entry in entries)
-    if num_placed >= spec.min_nodes and is_luxury_due(gang.observed, gang.job.key, spec.priority):
+    if num_placed >= spec.min_nodes and gang.policy.allows_extras(gang.observed, gang.job, gang.spec):
         return spec.max_nodes
     return min(max(spec.min_nodes, len(entries)), spec.max_nodes)
 
 
 def give_back_extras_without_room(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Whatever has no node yet and is not needed for nodes.min goes as soon as somebody waits."""
-    if is_luxury_due(gang.observed, gang.job.key, gang.spec.priority):
+    if gang.policy.allows_extras(gang.observed, gang.job, gang.spec):
         return answer
     placed = placed_serials(gang)
     entries = sorted(answer.status.places, key=lambda entry: entry.serial)

@@ -46,7 +46,7 @@ def note_uids(gang: Gang) -> tuple[MemberEntry, ...]:
 
 
 def replace_lost_and_leaving_members(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
-    """At once, by a new serial: a replacement never waits for the old pod to vanish (make before break)."""
+    """At once, by a new serial: the replacement of a leaving member is ready before that one goes, unless its policy breaks first."""
     status, entries, events = answer.status, list(answer.status.members), list(answer.events)
     last = status.last_serial
     for member in gang.members:

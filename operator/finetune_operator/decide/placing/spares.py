@@ -78,6 +78,8 @@ def drop_lost_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) ->
 
 def give_back_spares_without_room(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """Room belongs to the places of this gang first, then to other gangs, then to spares, the running ones included."""
+    if not gang.policy.gives_back:
+        return answer
     others_wait = do_others_wait(gang.observed, gang.job.key)
     if _is_whole(gang, answer.status) and not others_wait:
         return answer
@@ -98,9 +100,9 @@ def list_missing_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer)
     """
     status = answer.status
     missing = gang.spec.num_spares - (len(status.members) - len(status.places))
-    if missing <= 0 or gang.is_past_training or not _is_whole(gang, status) or do_others_wait(gang.observed, gang.job.key):
+    if missing <= 0 or gang.is_past_training or not _is_whole(gang, status):
         return answer
-    if _is_about_to_step(gang, status):
+    if not gang.policy.allows_spares(gang.observed, gang.job, gang.spec) or _is_about_to_step(gang, status):
         return answer
     wait = seconds_left(gang.now, back_off_after(status.lost_spares))
     if wait > 0:

@@ -88,7 +88,7 @@ def _why_lost(gang: Gang, member: Member) -> str | None:
     if member.pod is not None and member.pod.is_over:
         trouble = trouble_of_ended_pod(member, member.pod)
         return "it has ended" if trouble is None else trouble.why
-    if member.is_leaving:
+    if member.is_leaving and gang.policy.replaces_before_break:
         return "it was told to end"
     if has_finished_before(gang, member):
         return FINISHED_BEFORE
