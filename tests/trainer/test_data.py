@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_trainer.batch import Schedule, chain_digest, count_targets, make_micro_batch, pack
+from finetune_trainer.batch import RowOrder, chain_digest, count_targets, make_micro_batch, pack
 from finetune_trainer.data import split
 from finetune_trainer.encode import Encoded
 from finetune_trainer.rows import read_rows
@@ -208,15 +208,15 @@ def test_a_micro_batch_holds_every_token_and_predicts_within_rows_only(tokens_of
 
 
 def test_an_epoch_holds_every_row_once_and_no_step_crosses_it():
-    schedule = Schedule(np.arange(10, 33), seed=1, batch_size=4, epochs=2, max_steps=None)
-    assert (schedule.steps_per_epoch, schedule.total_steps) == (6, 12)
-    epochs = [[row for step in range(6 * epoch, 6 * epoch + 6) for row in schedule.rows_of(step).rows] for epoch in (0, 1)]
+    row_order = RowOrder(np.arange(10, 33), seed=1, batch_size=4, epochs=2, max_steps=None)
+    assert (row_order.steps_per_epoch, row_order.total_steps) == (6, 12)
+    epochs = [[row for step in range(6 * epoch, 6 * epoch + 6) for row in row_order.rows_of(step).rows] for epoch in (0, 1)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10, 33))
     assert epochs[0] != epochs[1]
 
 
 def test_a_step_is_the_same_whatever_was_asked_before():
-    first, second = (Schedule(np.arange(23), seed=1, batch_size=4, epochs=9, max_steps=20) for _ in range(2))
+    first, second = (RowOrder(np.arange(23), seed=1, batch_size=4, epochs=9, max_steps=20) for _ in range(2))
     straight = [first.rows_of(step) for step in range(20)]
     assert [second.rows_of(step) for step in reversed(range(20))] == straight[::-1]
 

@@ -15,7 +15,7 @@ from tests.trainer.formations import NUM_STEPS, ROOT, a_config, an_order, write_
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_contract.slots import SlotFile
-from finetune_trainer.batch import Schedule
+from finetune_trainer.batch import RowOrder
 
 # A refactor must not move these; other rows in examples/ do.
 # Recorded with torch 2.15 on x86-64: the same digits with and without AVX2 and AVX-512.
@@ -134,8 +134,8 @@ def test_a_value_that_is_not_finite_is_traced_to_its_rank_and_row(formations, in
 def rows_of_step(config, step: int):
     """Numbers (from 1) of the rows of a step, in order."""
     training = config.training
-    schedule = Schedule(np.arange(16), seed=training.seed, batch_size=training.global_batch_size, epochs=9, max_steps=None)
-    return [row + 1 for row in schedule.rows_of(step - 1).rows]
+    row_order = RowOrder(np.arange(16), seed=training.seed, batch_size=training.global_batch_size, epochs=9, max_steps=None)
+    return [row + 1 for row in row_order.rows_of(step - 1).rows]
 
 
 def copy_model(source, target):

@@ -34,12 +34,12 @@ class Reporter:
     def beat(self) -> None:
         """Say that this rank is alive and got somewhere."""
         if self._beat is not None:
-            self._beat.raise_for(self._ranks.local_rank)
+            self._beat.advance(self._ranks.local_rank)
 
     def beat_within(self) -> None:
         """Say that this rank is alive in the midst of a micro-batch."""
         if self._beat is not None:
-            self._beat.raise_within(self._ranks.local_rank)
+            self._beat.advance_within(self._ranks.local_rank)
 
     def begin_batch(self, num_tokens: int) -> None:
         """Say how large the micro-batch is that begins now: it may take longer than those before it."""

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from finetune_agent.member.stopped import STOPPED, read_process_state
+from finetune_agent.member.sigstop import STOPPED, read_process_state
 from finetune_contract.times import BETWEEN_STEPS_POLL_SECONDS, BETWEEN_STEPS_SECONDS
 
 _GONE = {"", "Z", "X"}

@@ -9,7 +9,7 @@ Whoever ends it early cancels `run`; nothing of it is alive when `run` is over.
 from finetune_agent.launching.client import Workers
 from finetune_agent.member.between_steps import stop_between_steps
 from finetune_agent.member.following import Following
-from finetune_agent.member.ranks import Ranks
+from finetune_agent.member.local_ranks import LocalRanks
 from finetune_agent.member.run_report import RunReport
 from finetune_agent.member.starting import fetch_newer_commit, make_run_order, output_folder, refuse_other_inputs
 from finetune_agent.preparing.messages import ReadyInputs
@@ -42,7 +42,7 @@ class Formation:
         self._config, self._settings, self._inputs = config, settings, inputs
         self._run, self._workers, self._uploads = run, workers, uploads
         num_local = config.gang.processes_per_node
-        self._ranks = Ranks(num_local=num_local, first=start.node_rank * num_local)
+        self._ranks = LocalRanks(num_local=num_local, first=start.node_rank * num_local)
         self.is_handed_over = False  # another formation takes over while this one trains
 
     async def run(self, beat: Beat) -> None:

@@ -162,7 +162,7 @@ def _start(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer, crew: tupl
         resume=resume.state,
         resume_serial=None if resume.holder is None else resume.holder.serial,
         ordered_at=gang.now,
-        furthest_step=max(gang.furthest_step, 0 if before is None else before.furthest_step),
+        furthest_step=max(gang.reached_step, 0 if before is None else before.furthest_step),
     )
     status = changed(status, formation=entry, last_formation=number, pinned=pinned, failed_starts=MemberFailures())
     where = "" if resume.state is None else f", from step {resume.state.step}"

@@ -62,7 +62,7 @@ def count(gang: Gang, trouble: Trouble) -> Restarts:
 def made_progress(gang: Gang) -> bool:
     """The newest formation finished a step that none before it had finished."""
     entry = gang.status.formation
-    return entry is not None and gang.furthest_step > max(entry.furthest_step, entry.resumed_step or 0)
+    return entry is not None and gang.reached_step > max(entry.furthest_step, entry.resumed_step or 0)
 
 
 def _hopeless(gang: Gang, trouble: Trouble, restarts: Restarts) -> str | None:

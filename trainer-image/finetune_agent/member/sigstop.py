@@ -8,7 +8,7 @@ from finetune_contract.failures import FailureClass, FailureReport
 STOPPED = {"T", "t"}
 
 
-class StopWatch:
+class SigstopDetector:
     """A worker that is seen stopped by two looks in a row is reported: one look alone may meet a passing stop."""
 
     def __init__(self, read_state: Callable[[int], str] | None = None) -> None:
