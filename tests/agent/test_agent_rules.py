@@ -69,7 +69,7 @@ def test_a_silent_rank_is_named_after_its_deadline_and_not_before(tmp_path):
     assert [watched.pass_seconds(8, 0) for _ in range(3)] == [None, None, None]
     report = watched.pass_seconds(8, 0)
     assert (report.failure_class, report.rank) == (FailureClass.HANG, 3)
-    assert "no beat for 32 s in phase training" in report.message
+    assert "no progress for 32 s in phase training" in report.message
 
 
 def test_an_export_has_longer_by_the_bytes_that_it_writes(tmp_path):
@@ -83,13 +83,13 @@ def test_once_the_pace_is_known_a_hang_is_told_within_five_seconds(tmp_path):
     watched = Watched(tmp_path)
     assert [watched.pass_seconds(0.5, 0, 1) for _ in range(6)] == [None] * 6
     assert watched.pass_seconds(4.4) is None
-    assert "no beat for 5 s" in watched.pass_seconds(0.2).message
+    assert "no progress for 5 s" in watched.pass_seconds(0.2).message
 
 
 def test_beats_between_two_looks_tell_the_pace_too(tmp_path):
     watched = Watched(tmp_path)
     assert watched.pass_seconds(0.5, *[0] * 8, 1) is None
-    assert "no beat for 5 s" in watched.pass_seconds(5.1).message
+    assert "no progress for 5 s" in watched.pass_seconds(5.1).message
 
 
 def test_a_rank_that_gets_on_within_a_long_micro_batch_does_not_hang(tmp_path):
@@ -99,7 +99,7 @@ def test_a_rank_that_gets_on_within_a_long_micro_batch_does_not_hang(tmp_path):
         watched.beat.advance_within(0)
         watched.beat.advance_within(1)
         assert watched.pass_seconds(4) is None
-    assert "no beat for 5 s" in watched.pass_seconds(4.6).message
+    assert "no progress for 5 s" in watched.pass_seconds(4.6).message
 
 
 def test_a_micro_batch_larger_than_all_before_it_has_longer_in_proportion(tmp_path):
@@ -110,7 +110,7 @@ def test_a_micro_batch_larger_than_all_before_it_has_longer_in_proportion(tmp_pa
     watched.beat.set_tokens(1, 1000)  # what the largest micro-batch of its peers has
     watched.beat.set_waiting(1, True)
     assert watched.pass_seconds(29) is None
-    assert "rank 2 hangs: no beat for 31 s" in watched.pass_seconds(2).message
+    assert "rank 2 hangs: no progress for 31 s" in watched.pass_seconds(2).message
 
 
 def test_of_two_silent_ranks_the_one_that_does_not_wait_for_its_peers_is_to_blame(tmp_path):

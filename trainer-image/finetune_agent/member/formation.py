@@ -78,7 +78,7 @@ class Formation:
         self._uploads.rest()
         if self.start.node_rank == 0:
             if exported is None:
-                raise TrainingError(FailureClass.INTERNAL, "all ranks are done, but rank 0 did not say where the adapter is")
+                raise TrainingError(FailureClass.INTERNAL, "all ranks are done, but rank 0 did not report where the adapter is")
             self._run.enter(MemberPhase.EXPORTING)
             self._run.publish(await self._uploads.publish(lambda number: self._publish_request(number, exported)))
         self._run.enter(MemberPhase.FINISHED)

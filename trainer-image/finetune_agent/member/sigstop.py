@@ -22,7 +22,7 @@ class SigstopDetector:
         if not known:
             return None
         rank = min(known)
-        message = f"rank {rank} is stopped (SIGSTOP or a debugger): it trains no more and would never say so"
+        message = f"rank {rank} is stopped (SIGSTOP or a debugger): a stopped process neither trains nor reports a failure"
         return FailureReport(failure_class=FailureClass.HANG, message=message, rank=rank)
 
 

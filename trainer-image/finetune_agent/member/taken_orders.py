@@ -61,7 +61,7 @@ class TakenOrders:
             _log.warning("start refused: %s", newest, extra={"formation": order.formation, "order": "start"})
             return
         if (changed := self._training.find_changed_input()) is not None:
-            message = f"{changed}; another member takes the place of this one and fetches it again"
+            message = f"{changed}; another member takes this member's place and fetches the file again"
             self._ending.end(ExitCode.FAILED, FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message=message))
             return
         await self._training.start(order)
