@@ -209,11 +209,12 @@ def test_an_ended_pod_is_classified(pod, failure_class) -> None:
     ("failure", "message"),
     [
         (KILLED, "rank 1 on bot-ab12-2: killed by SIGKILL"),
+        (report(FailureClass.HANG, "rank 1 hangs: no progress for 31 s", rank=1), "rank 1 on bot-ab12-2 hangs: no progress for 31 s"),
         (report(FailureClass.INTERNAL, "no zygote"), "bot-ab12-2: no zygote"),
         (BAD_ROW, "row 7 is empty"),
         (report(FailureClass.DISRUPTED, "the node shuts down"), "bot-ab12-2 was lost: the node shuts down"),
     ],
-    ids=["rank and member", "member", "the user's words alone", "a loss"],
+    ids=["rank and member", "a sentence about the rank", "member", "the user's words alone", "a loss"],
 )
 def test_a_trouble_names_the_culprit(failure, message) -> None:
     trouble = trouble_of(gang_of(observed(sessions=(a_session(1), failed(2, failure)))))

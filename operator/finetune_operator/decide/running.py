@@ -73,7 +73,7 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
     phase = Phase.TRAINING if run is None else _PHASE_OF.get(run.phase, Phase.TRAINING)
     blocked = _what_blocks(gang, status)
     if blocked is not None:
-        return phase, blocked[0], f"{nodes} is training; {blocked[1]}"
+        return phase, blocked[0], f"{nodes} is {phase.value.lower()}; {blocked[1]}"
     return phase, phase.value, f"{nodes} is {phase.value.lower()}"
 
 
