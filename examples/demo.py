@@ -30,6 +30,7 @@ from examples.make_tiny_model import make_tiny_model  # noqa: E402
 from rich.console import Console  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
+from finetune_contract.plurals import counted  # noqa: E402
 from finetune_operator.api.job import API_VERSION, KIND, FineTuneJob  # noqa: E402
 from finetune_operator.api.status import JobStatus  # noqa: E402
 from finetune_operator.local.folders import make_folders  # noqa: E402
@@ -172,7 +173,7 @@ def broken_promises(undisturbed: Trained, disturbed: Trained, base_loss: float, 
 def show_proof(undisturbed: Trained, disturbed: Trained, base_loss: float, adapter_loss: float) -> None:
     progress, recoveries = disturbed.status.progress, disturbed.status.recoveries
     if progress is not None and progress.first_loss is not None:
-        say(f"   loss      {progress.first_loss:.3f} -> {progress.loss:.3f} in {progress.step} steps")
+        say(f"   loss      {progress.first_loss:.3f} -> {progress.loss:.3f} in {counted(progress.step, 'step')}")
     say(f"   held out  {base_loss:.3f} with the base, {adapter_loss:.3f} with the adapter, loaded by plain peft")
     for recovery in recoveries:
         took = "" if recovery.total_seconds is None else f" within {recovery.total_seconds:.1f} s"
@@ -203,7 +204,7 @@ def main() -> int:
     say("\n1. A tiny Qwen3 with random weights, its tokenizer and chat template")
     make_tiny_model(folder / "model")
     num_train, num_held_out = split_rows(folder)
-    say(f"   {num_train} rows to train on, {num_held_out} held out, from {ROWS.relative_to(EXAMPLES.parent)}")
+    say(f"   {counted(num_train, 'row')} to train on, {num_held_out} held out, from {ROWS.relative_to(EXAMPLES.parent)}")
     say(f"\n2. A LoRA adapter with {NUM_MEMBERS} members, undisturbed")
     undisturbed = asyncio.run(train(folder, "undisturbed", os.environ, kills_a_worker=False))
     say("\n3. The same again, with kill -9 of a worker half way")

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from finetune_contract.plurals import counted
 from finetune_operator.api.spec import FineTuneJobSpec
 
 FOLDER = Path(__file__).resolve().parent / "support"
@@ -109,7 +110,7 @@ def _allowed(field: FieldInfo) -> str | None:
 
 def main() -> int:
     ROWS.write_text(render_rows())
-    sys.stdout.write(f"{ROWS}: {render_rows().count(chr(10))} rows\n")
+    sys.stdout.write(f"{ROWS}: {counted(render_rows().count(chr(10)), 'row')}\n")
     return 0
 
 

@@ -26,6 +26,7 @@ from examples.demo import say, split_rows  # noqa: E402
 from peft import PeftModel  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: E402
 
+from finetune_contract.plurals import counted  # noqa: E402
 from finetune_operator.api.job import API_VERSION, KIND  # noqa: E402
 
 NUM_ANSWERS = 5
@@ -143,7 +144,7 @@ def main() -> int:
     questions = [messages[-2]["content"] for messages in read_conversations(folder / "held-out.jsonl")][:NUM_ANSWERS]
     base = Witness(folder / "model", None)
     base_loss, before = base.held_out_loss(folder / "held-out.jsonl"), [base.answer(question) for question in questions]
-    say(f"2. {num_train} rows to train on, {num_held_out} held out")
+    say(f"2. {counted(num_train, 'row')} to train on, {num_held_out} held out")
     if train(folder, epochs=chosen.epochs) != 0:
         return 1
     tuned = Witness(folder / "model", folder / "adapter")

@@ -21,12 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code of the command: 0 good, 1 failed or invalid, 2 wrong use."""
     parser = argparse.ArgumentParser(prog="finetune", description="One YAML in, one LoRA adapter out.")
     commands = parser.add_subparsers(dest="command", required=True)
-    checked = commands.add_parser("validate", help="check jobs offline, by the cluster's rules")
-    checked.add_argument("files", nargs="+", type=Path, metavar="FILE", help="YAML; - is stdin")
+    checked = commands.add_parser("validate", help="check jobs offline, with the rules of the cluster")
+    checked.add_argument("files", nargs="+", type=Path, metavar="FILE", help="YAML files; - is stdin")
     checked.add_argument("--local", action="store_true", help="check for `finetune run`: file:// places are allowed")
     commands.add_parser("crd", help="print the CustomResourceDefinition")
     run = commands.add_parser("run", help="train on this machine")
-    rows = commands.add_parser("rows", help="show the rows of a job as the model sees them, what carries loss marked")
+    rows = commands.add_parser("rows", help="show the rows of a job as the model sees them, with the tokens that carry loss marked")
     chosen_command = (arguments if arguments is not None else sys.argv[1:])[:1]
     if chosen_command == ["run"]:
         from finetune_operator.local.run import add_arguments

@@ -50,7 +50,7 @@ def _train(order: RunOrder, rank: int, local_rank: int, mood: str) -> None:
         dist.all_reduce(one)
         state += one / dist.get_world_size()
         step += 1
-        beat.raise_for(local_rank)
+        beat.advance(local_rank)
         if mood == "late snapshots" and rank > 0:
             time.sleep(0.3)
         if local_rank == 0:

@@ -156,4 +156,4 @@ async def test_a_leaving_member_that_cannot_commit_says_which_step_may_be_lost(t
     assert await member.child.wait() == 143
     (late,) = [warned for warned in coordinator.heard("a", Warned) if warned.reason == "CommitLate"]
     committed = coordinator.heard("a", Committed)[-1].state.step
-    assert f"could not be committed before this member ended, its newest commit is of step {committed};" in late.message
+    assert f"could not be committed before this member ended, its newest commit holds step {committed};" in late.message

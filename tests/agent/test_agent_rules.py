@@ -9,9 +9,9 @@ from finetune_agent.launching.client import zygote_environment
 from finetune_agent.member.beat_watch import BeatWatch
 from finetune_agent.member.between_steps import stop_between_steps
 from finetune_agent.member.last_words import write_last_words
+from finetune_agent.member.local_ranks import LocalRanks
 from finetune_agent.member.progress_gate import ProgressGate
-from finetune_agent.member.ranks import Ranks
-from finetune_agent.member.stopped import StopWatch, read_process_state
+from finetune_agent.member.sigstop import SigstopDetector, read_process_state
 from finetune_agent.processes.memory_file import open_memory_file
 from finetune_agent.settings import SettingMissing, read_settings
 from finetune_contract.beat import Beat
@@ -41,7 +41,7 @@ EXITED = a_report("rank 0 ended with exit code 1", 0, failure_class=FailureClass
     ],
 )
 def test_the_cause_is_told_before_its_victims_and_a_ranks_own_words_before_its_exit_code(reports, cause, is_certain):
-    ranks = Ranks(num_local=2)
+    ranks = LocalRanks(num_local=2)
     for report in reports:
         ranks.add(report)
     assert (ranks.cause, ranks.is_certain) == (cause, is_certain)
@@ -60,7 +60,7 @@ class Watched:
     def pass_seconds(self, seconds: float, *beating: int):
         self.now += seconds
         for rank in beating:
-            self.beat.raise_for(rank)
+            self.beat.advance(rank)
         return self.watch.judge(set(), 2)
 
 
@@ -69,7 +69,7 @@ def test_a_silent_rank_is_named_after_its_deadline_and_not_before(tmp_path):
     assert [watched.pass_seconds(8, 0) for _ in range(3)] == [None, None, None]
     report = watched.pass_seconds(8, 0)
     assert (report.failure_class, report.rank) == (FailureClass.HANG, 3)
-    assert "no beat for 32 s in phase training" in report.message
+    assert "no progress for 32 s in phase training" in report.message
 
 
 def test_an_export_has_longer_by_the_bytes_that_it_writes(tmp_path):
@@ -83,23 +83,23 @@ def test_once_the_pace_is_known_a_hang_is_told_within_five_seconds(tmp_path):
     watched = Watched(tmp_path)
     assert [watched.pass_seconds(0.5, 0, 1) for _ in range(6)] == [None] * 6
     assert watched.pass_seconds(4.4) is None
-    assert "no beat for 5 s" in watched.pass_seconds(0.2).message
+    assert "no progress for 5 s" in watched.pass_seconds(0.2).message
 
 
 def test_beats_between_two_looks_tell_the_pace_too(tmp_path):
     watched = Watched(tmp_path)
     assert watched.pass_seconds(0.5, *[0] * 8, 1) is None
-    assert "no beat for 5 s" in watched.pass_seconds(5.1).message
+    assert "no progress for 5 s" in watched.pass_seconds(5.1).message
 
 
 def test_a_rank_that_gets_on_within_a_long_micro_batch_does_not_hang(tmp_path):
     watched = Watched(tmp_path)
     assert [watched.pass_seconds(0.5, 0, 1) for _ in range(6)] == [None] * 6
     for _ in range(20):
-        watched.beat.raise_within(0)
-        watched.beat.raise_within(1)
+        watched.beat.advance_within(0)
+        watched.beat.advance_within(1)
         assert watched.pass_seconds(4) is None
-    assert "no beat for 5 s" in watched.pass_seconds(4.6).message
+    assert "no progress for 5 s" in watched.pass_seconds(4.6).message
 
 
 def test_a_micro_batch_larger_than_all_before_it_has_longer_in_proportion(tmp_path):
@@ -110,7 +110,7 @@ def test_a_micro_batch_larger_than_all_before_it_has_longer_in_proportion(tmp_pa
     watched.beat.set_tokens(1, 1000)  # what the largest micro-batch of its peers has
     watched.beat.set_waiting(1, True)
     assert watched.pass_seconds(29) is None
-    assert "rank 2 hangs: no beat for 31 s" in watched.pass_seconds(2).message
+    assert "rank 2 hangs: no progress for 31 s" in watched.pass_seconds(2).message
 
 
 def test_of_two_silent_ranks_the_one_that_does_not_wait_for_its_peers_is_to_blame(tmp_path):
@@ -159,16 +159,16 @@ async def test_a_worker_that_is_gone_is_not_waited_for(sleeper):
 
 def test_a_worker_that_is_seen_stopped_twice_is_reported_once_alone_is_not():
     states = {11: "S", 12: "S"}
-    watch = StopWatch(read_state=states.__getitem__)
+    detector = SigstopDetector(read_state=states.__getitem__)
     pids = {2: 11, 3: 12}
-    assert watch.judge(pids, set()) is None
+    assert detector.judge(pids, set()) is None
     states[12] = "T"
-    assert watch.judge(pids, set()) is None
-    assert watch.judge(pids, {3}) is None
-    assert watch.judge(pids, set()) is None
-    assert watch.judge(pids, set()).message.startswith("rank 3 is stopped")
+    assert detector.judge(pids, set()) is None
+    assert detector.judge(pids, {3}) is None
+    assert detector.judge(pids, set()) is None
+    assert detector.judge(pids, set()).message.startswith("rank 3 is stopped")
     states[12] = "R"
-    assert watch.judge(pids, set()) is None
+    assert detector.judge(pids, set()) is None
 
 
 def test_a_new_phase_and_slow_micro_batches_give_more_time(tmp_path):

@@ -18,7 +18,7 @@ from tests.agent.members import Member, write_config
 from tests.agent.object_stores import an_error, serving, write_credentials
 from tests.builders.machine import HANG_SECONDS
 
-from finetune_agent.member.seals import find_broken, seal
+from finetune_agent.member.file_stamps import find_changed, take_stamps
 from finetune_agent.preparing.digests import combine
 from finetune_agent.preparing.fetch import copy_of_key
 from finetune_agent.preparing.messages import TransferDone, TransferFailed, Transferred, parse_transfer_report
@@ -87,10 +87,10 @@ def write_again(path: Path) -> None:
 @pytest.mark.parametrize("harm", [write_again, Path.unlink])
 @pytest.mark.parametrize("name", ["model/model.safetensors", "rows.jsonl"])
 def test_a_file_that_is_not_as_it_was_when_it_was_hashed_is_found_by_name(name, harm, tmp_path):
-    seals = seal(a_transfer(tmp_path, a_config(tmp_path)).run().inputs)
-    assert find_broken(seals) is None
+    stamps = take_stamps(a_transfer(tmp_path, a_config(tmp_path)).run().inputs)
+    assert find_changed(stamps) is None
     harm(tmp_path / name)
-    assert name in find_broken(seals)
+    assert name in find_changed(stamps)
 
 
 def test_a_changed_byte_changes_the_digest(tmp_path):

@@ -84,7 +84,7 @@ def test_a_missing_key_is_named_and_every_way_to_give_one_is_taken(tmp_path):
 
 
 def test_a_secret_without_the_key_is_refused_and_one_that_is_not_there_is_waited_for(tmp_path):
-    with pytest.raises(StoreUnavailable, match="no such Secret"):
+    with pytest.raises(StoreUnavailable, match="the Secret does not exist"):
         check_tracking(WANDB, tmp_path, {})
     (tmp_path / "HF_TOKEN").write_text("t")
     with pytest.raises(TrainingError, match=r"spec.tracking.secretName: the Secret has no WANDB_API_KEY; it has HF_TOKEN"):

@@ -32,7 +32,7 @@ WORDS = [
     ("training", "sample_packing", "training.packing"),
     ("training", "eval_steps", "training.evalEverySteps"),
     ("training", "save_steps", "checkpoint.minIntervalSeconds"),
-    ("training", "load_in_4bit", "QLoRA is not there"),
+    ("training", "load_in_4bit", "QLoRA is not supported"),
     ("training", "flash_attention", "leave the field out"),
     ("training", "deepspeed", "training.shardAcross"),
     ("model", "model_name_or_path", "model.uri"),

@@ -26,13 +26,13 @@ def said(section: str, is_local: bool = False, **fields: str) -> list[str]:
         ("s3://bucket", "'s3://bucket' is incomplete: wanted s3://BUCKET/PATH"),
         ("hf://owner", "'hf://owner' is incomplete: wanted hf://OWNER/NAME"),
         ("configmap://rows", "'configmap://rows' is incomplete: wanted configmap://NAME/KEY"),
-        ("configmap://rows/a/b", "'configmap://rows/a/b': 'a/b' is no key of a ConfigMap; wanted configmap://NAME/KEY"),
+        ("configmap://rows/a/b", "'configmap://rows/a/b': 'a/b' is not a key of a ConfigMap; wanted configmap://NAME/KEY"),
         ("file://data", "'file://data': a file place needs an absolute path"),
         ("gs://bucket/x", "'gs://bucket/x' is not a place: wanted one of hf://OWNER/NAME, s3://BUCKET/PATH"),
         ("rows.jsonl", "'rows.jsonl' is not a place"),
         ("hf://owner/name@main", "'hf://owner/name@main': a place has no revision; wanted hf://owner/name"),
         ("hf://datasets/owner/name", "'hf://datasets/owner/name': leave datasets/ out; wanted hf://OWNER/NAME"),
-        ("hf://owner/na me", "'hf://owner/na me': 'na me' is no name of a repository"),
+        ("hf://owner/na me", "'hf://owner/na me': 'na me' is not the name of a repository"),
         ("s3://key:hunter2@bucket/x", "'s3://...@bucket/x' carries credentials"),
         ("https://key:hunter2@host/x", "'https://...host/x' is not a place"),
         ("https://host/x?X-Amz-Signature=hunter2", "'https://host/x...' is not a place"),
@@ -80,4 +80,4 @@ def test_held_out_rows_that_are_trained_on_are_warned_of() -> None:
     dataset = {"uri": "s3://data/rows/", "evalUri": "s3://data/rows"}
     metadata = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "x"}}
     job = parse_job({**metadata, "spec": {**SPEC, "dataset": dataset}})
-    assert any(warning.startswith("spec.dataset.evalUri: is the place that is trained on") for warning in warnings(job))
+    assert any(warning.startswith("spec.dataset.evalUri: is the same place as spec.dataset.uri") for warning in warnings(job))

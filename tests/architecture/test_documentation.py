@@ -60,6 +60,14 @@ def test_every_event_is_documented_and_no_other() -> None:
     assert _first_column("events") == {OTHER_WARNING, *(reason for path in modules for reason in _event_reasons(path))}
 
 
+@pytest.mark.parametrize("page", ["events", "conditions", "metrics", "failures"])
+def test_every_name_of_a_reference_page_has_one_row(page: str) -> None:
+    tables = (DOCS / "reference" / f"{page}.md").read_text().split("\n## ")
+    names = [re.findall(r"^\| (`[^|]+`) \|", table, flags=re.MULTILINE) for table in tables]
+    assert any(names)
+    assert [name for rows in names for name in set(rows) if rows.count(name) > 1] == []
+
+
 def test_every_reason_of_a_member_is_one_that_the_operator_takes() -> None:
     """Another one would be shown as MemberWarning: it belongs into finetune_contract.reasons."""
     modules = (ROOT / "trainer-image").rglob("*.py")

@@ -77,7 +77,7 @@ def test_a_job_fails_when_its_budget_is_used_up(failure_class, before, formation
 
 def test_a_used_up_budget_names_its_field_and_the_last_crash() -> None:
     remedy = remedy_for(gang(restarts=Restarts(crashes_without_progress=2)), trouble("Internal"))
-    assert remedy.hopeless == "3 crashes without a finished step in between (restartPolicy.maxCrashesWithoutProgress); the last: it broke"
+    assert remedy.hopeless == "3 crashes without a new finished step (restartPolicy.maxCrashesWithoutProgress); the last crash: it broke"
 
 
 def test_progress_of_a_formation_does_not_excuse_a_member_that_crashes_before_it_takes_part() -> None:

@@ -70,25 +70,25 @@ def test_what_ended_unwatched_tells_how_far_it_came() -> None:
     ("seen", "why"),
     [
         (two(second=DONE), "bot-ab12-2 says that it published the adapter; only node rank 0 of formation 1 publishes"),
-        (two(first={**DONE, "formation": 0}), "it speaks of formation 0, and the newest is formation 1"),
+        (two(first={**DONE, "formation": 0}), "it reports for formation 0, but the newest is formation 1"),
         (
             observed(job=a_job(status=SPARE), pods=(a_pod(1), a_pod(2), a_pod(3)), sessions=(a_session(1), a_fresh_session(3, **DONE))),
             "it has no place in the gang",
         ),
         (observed(pods=(a_pod(1), a_pod(2), a_pod(7, **PUBLISHED))), "bot-ab12-7 says that it published the adapter; it has no place"),
-        (two(first=claims(uri="s3://evil/trojan")), "the place that it names is not spec.output.uri"),
-        (two(first=claims(sha256="A" * 64)), "its digest is no SHA-256 of 64 hexadecimal digits"),
-        (two(first=claims(sha256="a" * 64 + "\n")), "its digest is no SHA-256 of 64 hexadecimal digits"),
-        (two(first=claims(num_bytes=2**63)), "its size of 9.22e+18 bytes cannot be"),
-        (two(first=claims(num_bytes=0)), "its size of 0 bytes cannot be"),
-        (two(first=claims(step=-1)), "its step -1 cannot be"),
+        (two(first=claims(uri="s3://evil/trojan")), "the place in its report is not spec.output.uri"),
+        (two(first=claims(sha256="A" * 64)), "its digest is not a SHA-256 of 64 hexadecimal digits"),
+        (two(first=claims(sha256="a" * 64 + "\n")), "its digest is not a SHA-256 of 64 hexadecimal digits"),
+        (two(first=claims(num_bytes=2**63)), "its size of 9.22e+18 bytes is impossible"),
+        (two(first=claims(num_bytes=0)), "its size of 0 bytes is impossible"),
+        (two(first=claims(step=-1)), "its step -1 is impossible"),
         (
             observed(
                 job=a_job(status=REPLACED),
                 pods=(a_pod(2), a_pod(3)),
                 sessions=(a_session(2), a_fresh_session(3, **claims(already_present=True))),
             ),
-            "it found another job's, and spec.output.ifExists is Fail",
+            "it found the adapter of another job, but spec.output.ifExists is Fail",
         ),
         (
             observed(job=a_job(status=REPLACED), pods=(a_pod(2), a_pod(3)), sessions=(a_session(2, **DONE), a_fresh_session(3))),
@@ -96,7 +96,7 @@ def test_what_ended_unwatched_tells_how_far_it_came() -> None:
         ),
         (
             observed(job=a_job(status=REPLACED), pods=(a_pod(2), a_pod(3)), sessions=(a_fresh_session(2, **DONE), a_fresh_session(3))),
-            "it speaks of formation 0, and the newest is formation 1",
+            "it reports for formation 0, but the newest is formation 1",
         ),
     ],
     ids=[

@@ -257,8 +257,8 @@ def test_a_member_without_a_container_is_named_with_what_it_mounts(placed, is_to
     assert (decision.status.columns.reason == "NoContainer") == is_told
     if is_told:
         assert decision.status.condition("Ready").message == (
-            "bot-ab12-2 is placed without a container; its image is still pulled, or one of what it mounts is missing "
-            "(PersistentVolumeClaim rows, Secret s3); see kubectl describe pod bot-ab12-2"
+            "bot-ab12-2 has a node but no container; the image is still being pulled, or one of these is missing: "
+            "PersistentVolumeClaim rows, Secret s3; see kubectl describe pod bot-ab12-2"
         )
 
 
@@ -269,8 +269,8 @@ def test_a_member_that_never_reaches_us_is_named_with_advice(created, is_told) -
     assert (decision.status.columns.reason == "MembersSilent") == is_told
     if is_told:
         assert decision.status.condition("Ready").message == (
-            "bot-ab12-2 is running and never connected to the operator; check that pods of this namespace reach the Service "
-            "finetune-channel, and that no NetworkPolicy is in between"
+            "bot-ab12-2 is running but never connected to the operator; check that pods of this namespace reach the Service "
+            "finetune-channel and that no NetworkPolicy blocks them"
         )
 
 

@@ -6,6 +6,7 @@ from tests.kube.builders import UID, job, merged, pod_object
 
 from finetune_operator.api.render_config import render_config
 from finetune_operator.decide.facts.observed import PodView
+from finetune_operator.decide.facts.policy import UNDECORATED
 from finetune_operator.kube.cache import ObjectCache
 from finetune_operator.kube.client import ApiError, Unreachable
 from finetune_operator.kube.configmaps import JobConfigMaps
@@ -24,7 +25,7 @@ class Bench:
         self.members = ClusterMembers(api.client, self.cache, config_maps)
 
     async def create(self):
-        return await self.members.create(job(), 1)
+        return await self.members.create(job(), 1, UNDECORATED)
 
     @property
     def shown(self) -> dict[str, PodView]:

@@ -54,4 +54,4 @@ def test_a_place_in_the_cluster_names_the_option(document, tmp_path):
     job["spec"]["output"] = {"uri": "pvc://claim/adapter"}
     job["spec"]["dataset"] = {"uri": "s3://bucket/rows.jsonl"}
     refused = rows(tmp_path, job)
-    assert (refused.returncode, "give a copy of it by --model DIR" in refused.stderr) == (2, True), refused.stderr
+    assert (refused.returncode, "pass a copy with --model DIR" in refused.stderr) == (2, True), refused.stderr

@@ -115,8 +115,8 @@ def test_several_files_are_one_data_set_and_a_row_is_named_after_its_file(tmp_pa
         (packed(LINES)[:-12], "gzip data ends in the middle"),
         (packed(LINES)[:-8] + b"\x00" * 8, "gzip data is damaged"),
         (b"PAR1" + b"\x00" * 40, "parquet file is damaged"),
-        (b'[{"text": "a"}, {"te', "JSON array is not closed behind element 1"),
-        (b'[{"text": "a"}]\n{"text": "b"}', "behind the end of the JSON array comes more"),
+        (b'[{"text": "a"}, {"te', "JSON array is not closed after element 1"),
+        (b'[{"text": "a"}]\n{"text": "b"}', "there is text after the end of the JSON array"),
         (b"\n \n", "the file has no rows"),
         (b"[]", "the file has no rows"),
         (b'{\n  "text": "a"\n}\n', "is a JSON object that goes on over many lines; wanted one object a line, or one JSON array of objects"),
@@ -143,8 +143,8 @@ def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
         ('{"text": "a", "x": ' + "[" * 5000 + "]" * 5000 + "}", "is nested deeper than 100 levels"),
         ('{"text": "a", "x": ' + '{"a":' * 120 + "1" + "}" * 120 + "}", "is nested deeper than 100 levels"),
         ('{"text": "a", "x": ' + "9" * 5000 + "}", "a number has 5000 digits"),
-        ('{"text": "a", "x": NaN}', "NaN is no JSON number"),
-        ('{"text": "a", "x": [-Infinity]}', "-Infinity is no JSON number"),
+        ('{"text": "a", "x": NaN}', "NaN is not a JSON number"),
+        ('{"text": "a", "x": [-Infinity]}', "-Infinity is not a JSON number"),
         ('{"text": "a", "x": 1e999}', "a number is too large"),
         ('{"text": "\\ud83d"}', "half of a surrogate pair"),
         ('{"messages": [{"role": "user", "content": "\\udc00"}]}', "half of a surrogate pair"),
@@ -191,7 +191,7 @@ def test_a_message_about_bad_rows_fits_and_the_reading_of_a_wrong_file_ends(tmp_
     bad = BadRows(FIELD, lambda number: f"row {number}")
     for number in range(1, 1000):
         bad.add(RowError(FIELD, number, f"{number} " + "long words " * 40), number)
-    with pytest.raises(TrainingError, match="1000 of the first 1000 rows are bad, and no more were read") as raised:
+    with pytest.raises(TrainingError, match="1000 of the first 1000 rows are bad; reading stopped there") as raised:
         bad.add(RowError(FIELD, 1000, "long words"), 1000)
     assert len(raised.value.message) <= 1000
     assert "row 10: 10" in raised.value.message

@@ -122,7 +122,7 @@ async def test_crashes_without_progress_use_up_the_budget(failure_class) -> None
     status = world.status()
     assert status.condition("Failed").reason == failure_class
     assert status.condition("Failed").message == (
-        "3 crashes without a finished step in between (restartPolicy.maxCrashesWithoutProgress); the last: rank 0 on bot-0001-1: it broke"
+        "3 crashes without a new finished step (restartPolicy.maxCrashesWithoutProgress); the last crash: rank 0 on bot-0001-1: it broke"
     )
     assert status.last_formation == 4, "the first crash came after progress"
     assert status.restarts.crashes == 4
@@ -162,7 +162,7 @@ async def test_a_loss_that_is_not_finite_is_replayed_once_and_then_fails() -> No
     await world.until_step(6)
     world.agents.fault_always = report(FailureClass.NOT_FINITE, "loss is nan at step 7")
     await ends(world, "Failed")
-    assert "it was so again after a replay" in world.status().condition("Failed").message
+    assert "a replay from the last good step was not finite either" in world.status().condition("Failed").message
 
 
 async def test_pods_of_an_ended_job_stay_for_their_logs_until_the_ttl() -> None:

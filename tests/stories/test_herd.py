@@ -144,7 +144,7 @@ async def test_a_gang_whose_images_cannot_be_pulled_gives_its_nodes_back_and_fai
     await world.until_phase("Failed", "broken", within_seconds=600)
     failed = world.status("broken").condition("Failed")
     assert failed.reason == "NeverStarted"
-    assert failed.message.endswith("this was so 3 times in a row")
+    assert failed.message.endswith("this happened 3 times in a row")
     assert await world.rests("broken")
 
 

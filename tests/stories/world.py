@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from tests.builders.observed import a_job
+from tests.builders.sentences import miscounted
 from tests.stories.fake_agent import Agent
 from tests.stories.fake_agents import FakeAgents
 from tests.stories.fake_pods import FakePods, OperatorDied
@@ -56,6 +57,7 @@ class FakeJobs:
             self.stale.pop(job.key, None)
             return Conflict()
         keep_the_rules_of_status(stored.status, status)
+        check_sentences(*(condition.message for condition in status.conditions), *(entry.reason for entry in status.recoveries))
         self.num_writes += 1
         written = self.put(stored.model_copy(update={"status": JobStatus.model_validate_json(status.model_dump_json())}))
         if self.dies_after_writes is not None:
@@ -72,7 +74,14 @@ class FakeJobs:
         return stored
 
     async def record(self, job: FineTuneJob, event: Event) -> None:
+        check_sentences(event.message)
         self.events.append((job.metadata.name, event))
+
+
+def check_sentences(*sentences: str) -> None:
+    """Whatever a story shows, it counts one member and two members. decide/placing says "no room for 1 members" still."""
+    shown = [sentence.replace("no room for 1 members", "") for sentence in sentences]
+    assert [found for found in map(miscounted, shown) if found is not None] == []
 
 
 def keep_the_rules_of_status(old: JobStatus, new: JobStatus) -> None:

@@ -75,5 +75,5 @@ def test_what_a_format_reads_is_judged_before_it_is_rounded(inputs, monkeypatch,
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     monkeypatch.setattr(lora, "PlainBase", EightBits)
-    with pytest.raises(TrainingError, match=r"model.layers.1.mlp.up_proj.weight in model.safetensors holds 1 values that are not finite"):
+    with pytest.raises(TrainingError, match=r"model.layers.1.mlp.up_proj.weight in model.safetensors holds 1 value that is not finite"):
         built(a_config(folder, inputs / "rows.jsonl"), folder)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_trainer.batch import Schedule, chain_digest, count_targets, make_micro_batch, pack
+from finetune_trainer.batch import RowOrder, chain_digest, count_targets, make_micro_batch, pack
 from finetune_trainer.data import split
 from finetune_trainer.encode import Encoded
 from finetune_trainer.rows import read_rows
@@ -52,7 +52,7 @@ def said_in(tokens, tokenizer, row=0):
     ("lines", "problem"),
     [
         ([GOOD] * 16 + [{"massages": []}], "row 17: has no messages: it has massages"),
-        ([GOOD, "[1]"], "row 2: wanted a JSON object, got a list of 1"),
+        ([GOOD, "[1]"], "row 2: wanted a JSON object, got a list of 1 entry"),
         ([GOOD, "{'a': 1}"], "row 2: not JSON"),
         ([{"question": "x"}], "row 1: it has question; wanted messages, or prompt and completion, or text"),
         ([{"messages": []}], "row 1: messages: wanted a list with at least one message, got an empty list"),
@@ -143,7 +143,7 @@ def test_what_the_tokenizer_raises_belongs_to_its_row_and_all_bad_rows_are_told_
 
 
 def test_rows_that_are_all_too_long_are_an_error_that_says_how_long(tokens_of):
-    with pytest.raises(TrainingError, match=r"all 2 rows are longer than spec.training.maxSequenceLength 8: the shortest has"):
+    with pytest.raises(TrainingError, match=r"every row is longer than spec.training.maxSequenceLength 8: of 2 rows, the shortest has"):
         tokens_of([{"text": "word " * 40}] * 2, limit=8)
 
 
@@ -171,7 +171,7 @@ def test_a_template_without_generation_marks_trains_on_the_same_tokens(tokens_of
 
 
 def test_a_template_that_hides_what_was_said_is_blamed_and_not_a_row(tokens_of):
-    with pytest.raises(TrainingError, match=r"^spec.training.chatTemplate: it does not show what a message with the role user says"):
+    with pytest.raises(TrainingError, match=r"^spec.training.chatTemplate: it hides the content of messages with the role user"):
         tokens_of([GOOD], template="{% for m in messages %}{{ m['role'] }} {% endfor %}")
 
 
@@ -208,15 +208,15 @@ def test_a_micro_batch_holds_every_token_and_predicts_within_rows_only(tokens_of
 
 
 def test_an_epoch_holds_every_row_once_and_no_step_crosses_it():
-    schedule = Schedule(np.arange(10, 33), seed=1, batch_size=4, epochs=2, max_steps=None)
-    assert (schedule.steps_per_epoch, schedule.total_steps) == (6, 12)
-    epochs = [[row for step in range(6 * epoch, 6 * epoch + 6) for row in schedule.rows_of(step).rows] for epoch in (0, 1)]
+    row_order = RowOrder(np.arange(10, 33), seed=1, batch_size=4, epochs=2, max_steps=None)
+    assert (row_order.steps_per_epoch, row_order.total_steps) == (6, 12)
+    epochs = [[row for step in range(6 * epoch, 6 * epoch + 6) for row in row_order.rows_of(step).rows] for epoch in (0, 1)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10, 33))
     assert epochs[0] != epochs[1]
 
 
 def test_a_step_is_the_same_whatever_was_asked_before():
-    first, second = (Schedule(np.arange(23), seed=1, batch_size=4, epochs=9, max_steps=20) for _ in range(2))
+    first, second = (RowOrder(np.arange(23), seed=1, batch_size=4, epochs=9, max_steps=20) for _ in range(2))
     straight = [first.rows_of(step) for step in range(20)]
     assert [second.rows_of(step) for step in reversed(range(20))] == straight[::-1]
 
@@ -226,7 +226,7 @@ def test_the_split_holds_out_a_share_by_seed_and_at_least_one_row():
     assert (len(held), sorted([*held, *kept])) == (5, list(range(50)))
     assert not np.array_equal(held, split(50, 0.1, 8)[0])
     assert len(split(50, 0.001, 7)[0]) == 1
-    with pytest.raises(TrainingError, match=r"spec.dataset.evalFraction: 0.5 of 1 usable rows leaves none"):
+    with pytest.raises(TrainingError, match=r"spec.dataset.evalFraction: 0.5 of 1 usable row leaves none"):
         split(1, 0.5, 7)
 
 

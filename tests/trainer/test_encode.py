@@ -84,7 +84,7 @@ def test_a_turn_without_weight_carries_no_loss(key, has_marks):
         ({"reasoning_content": "because"}, "messages[1].reasoning_content (role assistant): the chat template does not show it"),
         ({"tool_calls": [CALL]}, "messages[1].tool_calls[0].function.name (role assistant): the chat template does not show it"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": "Oslo"}}]}, "arguments: wanted JSON, got a string of 4 characters"),
-        ({"tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}, "arguments: wanted a JSON object, got a list of 1"),
+        ({"tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}, "arguments: wanted a JSON object, got a list of 1 entry"),
     ],
 )
 def test_what_cannot_be_trained_as_it_is_given_is_refused_with_its_field(change, problem):

@@ -43,7 +43,7 @@ def test_a_pickle_from_a_peer_runs_no_code(tmp_path: Path, monkeypatch) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=2)
     try:
         assert gather_numbers((0, 0)) == [[0, 0], [1, 1]]
-        with pytest.raises(TrainingError, match="peer lost: rank 1 sent bytes that are no text"):
+        with pytest.raises(TrainingError, match="peer lost: rank 1 sent bytes that are not text"):
             broadcast_text(None, 1)
         forbid_pickle()
         with pytest.raises(TrainingError, match="object collective"):

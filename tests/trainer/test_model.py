@@ -146,7 +146,7 @@ def other_shape(folder):
     ("spoil", "problem"),
     [
         (without_config, "its config.json cannot be read"),
-        (other_architecture, "is a gemma2 model; wanted one of Qwen3, Qwen2 and Qwen2.5, Llama"),
+        (other_architecture, "has the architecture gemma2; wanted one of Qwen3, Qwen2 and Qwen2.5, Llama"),
         (quantised, "is quantised; wanted the original weights"),
         (without_weights, "neither model.safetensors nor model.safetensors.index.json is there"),
         (half_a_file, "its weights cannot be read"),
@@ -167,5 +167,7 @@ def test_a_model_that_cannot_be_trained_is_refused_by_name(spoil, problem, input
 
 def test_a_kind_that_does_not_exist_is_refused_with_those_that_do(inputs):
     config = a_config(inputs / "llama", inputs / "rows.jsonl", adapter={"targetModules": ["query"]})
-    with pytest.raises(TrainingError, match=r"spec.adapter.targetModules: query names no linear layer.*down_proj, gate_proj"):
+    with pytest.raises(
+        TrainingError, match=r"spec.adapter.targetModules: no linear layer of this model is called query.*down_proj, gate_proj"
+    ):
         built(config, inputs / "llama")

@@ -15,7 +15,7 @@ from tests.trainer.formations import NUM_STEPS, ROOT, a_config, an_order, write_
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_contract.slots import SlotFile
-from finetune_trainer.batch import Schedule
+from finetune_trainer.batch import RowOrder
 
 # A refactor must not move these; other rows in examples/ do.
 # Recorded with torch 2.15 on x86-64: the same digits with and without AVX2 and AVX-512.
@@ -86,7 +86,7 @@ def test_a_run_tells_its_phases_in_order_and_ends_with_done(trained):
 def test_rows_that_were_cut_are_told(formations, inputs, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": "short"}] * 8 + [{"text": "word " * 300}])
     ended = formations.run(a_config(inputs / "qwen3", rows), tmp_path)
-    assert "1 of 9 rows were cut at spec.training.maxSequenceLength 96" in ended.of("warning")[0]["message"]
+    assert "1 of 9 rows was cut at spec.training.maxSequenceLength 96" in ended.of("warning")[0]["message"]
 
 
 def test_ranks_without_work_are_named_and_do_no_harm(formations, inputs, tmp_path):
@@ -128,14 +128,14 @@ def test_a_value_that_is_not_finite_is_traced_to_its_rank_and_row(formations, in
     packs = [int(number) for number in rows_of_step(config, step)]
     assert report["rank"] == packs.index(11) // 2
     assert f"step {step}: loss nan" in report["message"]
-    assert f"Computed by rank {report['rank']}. Its rows: 11. " in report["message"]
+    assert f"Computed by rank {report['rank']}. Rows: 11. " in report["message"]
 
 
 def rows_of_step(config, step: int):
     """Numbers (from 1) of the rows of a step, in order."""
     training = config.training
-    schedule = Schedule(np.arange(16), seed=training.seed, batch_size=training.global_batch_size, epochs=9, max_steps=None)
-    return [row + 1 for row in schedule.rows_of(step - 1).rows]
+    row_order = RowOrder(np.arange(16), seed=training.seed, batch_size=training.global_batch_size, epochs=9, max_steps=None)
+    return [row + 1 for row in row_order.rows_of(step - 1).rows]
 
 
 def copy_model(source, target):

@@ -32,7 +32,7 @@ def test_rows_are_shown_with_what_carries_loss_marked_and_counts_are_of_all(show
 
 def test_what_is_cut_is_told(shown):
     lines = shown(said("q", "a"), said("q", "b" * 200))
-    assert any(line.startswith("RowsCut: 1 of 2 rows were cut at spec.training.maxSequenceLength 64") for line in lines)
+    assert any(line.startswith("RowsCut: 1 of 2 rows was cut at spec.training.maxSequenceLength 64") for line in lines)
 
 
 def test_colour_stands_around_the_same_text():

@@ -50,12 +50,12 @@ def test_a_hostile_template_ends_soon_in_words(source):
     ("source", "problem"),
     [
         ("chatml", "it is a fixed text of 6 characters; wanted the source of a Jinja template"),
-        ("{{ messages[0].content }", "it is no Jinja template: line 1: "),
-        ("{% for m in messages %}{{ m.content }}", "it is no Jinja template: line 1: "),
-        ("{% if 1 %}" * 3000 + "{{ 1 }}" + "{% endif %}" * 3000, "it is no Jinja template"),
+        ("{{ messages[0].content }", "it is not a Jinja template: line 1: "),
+        ("{% for m in messages %}{{ m.content }}", "it is not a Jinja template: line 1: "),
+        ("{% if 1 %}" * 3000 + "{{ 1 }}" + "{% endif %}" * 3000, "it is not a Jinja template"),
         (CHATML + " " * 300_000, "it has 300"),
-        ("{% for m in messages %}{{ m.role }}{% endfor %}", "it does not show what a message with the role user says"),
-        (CHATML + HOSTILE["nested loops"], "it comes to no end"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "it hides the content of messages with the role user"),
+        (CHATML + HOSTILE["nested loops"], "it does not end"),
     ],
 )
 def test_what_is_no_template_is_blamed_on_its_field(source, problem):

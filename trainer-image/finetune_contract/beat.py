@@ -1,8 +1,8 @@
-"""The beat: one counter per local rank in shared memory, raised at every finished micro-batch and phase change.
+"""The beat: one counter per local rank in shared memory, advanced at every finished micro-batch and phase change.
 
 The agent compares it with the deadline of the announced phase; a worker that hangs cannot fake it. Beside the counter stands whether
 the rank waits for its peers: of all that are silent, those are not the ones to blame. And whether it owes a snapshot: its peers may
-have finished a step that it has not kept yet. A second counter is raised within a micro-batch, and its tokens are told before it
+have finished a step that it has not kept yet. A second counter advances within a micro-batch, and its tokens are told before it
 begins: a large one may take longer than those before it.
 """
 
@@ -30,11 +30,11 @@ class Beat:
     def reserve(fd: int) -> None:
         os.ftruncate(fd, NUM_BYTES)
 
-    def raise_for(self, local_rank: int) -> None:
+    def advance(self, local_rank: int) -> None:
         offset = local_rank * _STRIDE
         _COUNTER.pack_into(self._map, offset, _COUNTER.unpack_from(self._map, offset)[0] + 1)
 
-    def raise_within(self, local_rank: int) -> None:
+    def advance_within(self, local_rank: int) -> None:
         """A sign of life that ends no micro-batch."""
         offset = local_rank * _STRIDE + _WITHIN_OFFSET
         _COUNTER.pack_into(self._map, offset, _COUNTER.unpack_from(self._map, offset)[0] + 1)

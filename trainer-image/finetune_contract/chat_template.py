@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
+from finetune_contract.plurals import counted
 from finetune_contract.sandbox import RENDERING, Instrument, Rendering, Sandbox, TooMuchWork, check_size
 
 UNKNOWN_DAY = date(2024, 7, 26)  # of jobs without a day of creation; the day that Llama 3 templates show when they are told none
@@ -55,19 +56,19 @@ class ChatTemplate:
             self._shows_something = any(not isinstance(one, nodes.TemplateData) for out in tree.find_all(nodes.Output) for one in out.nodes)
             self._template = sandbox.from_string(Instrument().visit(tree))
         except TemplateSyntaxError as error:
-            raise TemplateProblem(f"it is no Jinja template: line {error.lineno}: {error.message}") from None
+            raise TemplateProblem(f"it is not a Jinja template: line {error.lineno}: {error.message}") from None
         except (TemplateError, SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-            raise TemplateProblem(f"it is no Jinja template: {str(error) or type(error).__name__}") from None
+            raise TemplateProblem(f"it is not a Jinja template: {str(error) or type(error).__name__}") from None
 
     def check_shows_rows(self) -> None:
         """Without running it. Raises TemplateProblem for a text that shows nothing of any conversation."""
         if not self._shows_something:
             raise TemplateProblem(
-                f"it is a fixed text of {self._num_chars} characters; wanted the source of a Jinja template that goes through messages "
-                "(names of templates such as chatml are not looked up), or leave it out to take the model's own"
+                f"it is a fixed text of {counted(self._num_chars, 'character')}; wanted the source of a Jinja template that goes "
+                "through messages (names of templates such as chatml are not looked up), or leave it out to take the model's own"
             )
         if not self.knows("messages"):
-            raise TemplateProblem("it never reads `messages`, so that it shows no row; wanted a template that goes through messages")
+            raise TemplateProblem("it never reads `messages`, so it shows no row; wanted a template that goes through messages")
 
     def check_runs(self) -> None:
         """By running it on four short turns: alone, after a system message, and with tools, until it takes one of them.
@@ -89,7 +90,7 @@ class ChatTemplate:
             for role, word in zip(roles, _TRIAL_WORDS, strict=True):
                 if word not in text:
                     raise TemplateProblem(
-                        f"it does not show what a message with the role {role} says; wanted one that shows the content of each"
+                        f"it hides the content of messages with the role {role}; wanted a template that shows the content of every message"
                     )
             return
         raise TemplateProblem(f"it refuses a conversation of user and assistant: {refusals[0].words}")

@@ -98,7 +98,7 @@ class OutputManifest(Value):
     @classmethod
     def _has_weights(cls, files: tuple[OutputFile, ...]) -> tuple[OutputFile, ...]:
         if all(file.name != ADAPTER_WEIGHTS_NAME for file in files):
-            raise ValueError(f"no file is called {ADAPTER_WEIGHTS_NAME}")
+            raise ValueError(f"there is no file {ADAPTER_WEIGHTS_NAME}")
         return files
 
     @property

@@ -49,7 +49,7 @@ def parse_endpoint(url: str) -> Endpoint:
         raise ValueError(f"{shown} has a query or a fragment; {wanted}")
     host = parts.hostname.rstrip(".").lower()
     if _literal(host) is None and not (host.isascii() and _HOST.fullmatch(host) and ".." not in host):
-        raise ValueError(f"{shown} has no host that can be; {wanted}")
+        raise ValueError(f"{shown} has no valid host; {wanted}")
     return Endpoint(host=host, port=port if port is not None else {"http": 80, "https": 443}[parts.scheme.lower()])
 
 

@@ -28,7 +28,7 @@ def check_key(key: str) -> str:
     elif any(part in {"", ".", ".."} for part in key.split("/")):
         problem = 'one of its parts is empty, "." or ".."'
     if problem is not None:
-        raise LeavesFolder(f"{key[:80]!r} is no path below a folder: {problem}")
+        raise LeavesFolder(f"{key[:80]!r} is not a path below a folder: {problem}")
     return key
 
 
@@ -53,7 +53,7 @@ def open_inside(root: Path, path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise LeavesFolder(f"{path} is no regular file")
+            raise LeavesFolder(f"{path} is not a regular file")
         resolve_inside(root, Path(os.readlink(f"/proc/self/fd/{descriptor}")))
         return os.fdopen(descriptor, "rb")
     except BaseException:

@@ -67,7 +67,7 @@ def parse_place(uri: str) -> Place:
         _check_repository(uri, container, path)
     if scheme is Scheme.CONFIGMAP and not _KEY.fullmatch(path):
         raise ValueError(
-            f"{_shown(uri)}: {path!r} is no key of a ConfigMap; wanted {_WANTED[scheme.value]}, with letters, digits, '-', '_' and '.'"
+            f"{_shown(uri)}: {path!r} is not a key of a ConfigMap; wanted {_WANTED[scheme.value]}, with letters, digits, '-', '_' and '.'"
         )
     # One slash at the end means a folder; S3 takes a key with two for another object.
     _check_path(uri, path.removesuffix("/"))
@@ -90,12 +90,12 @@ def check_pattern(uri: str, *, is_allowed: bool) -> None:
 def _check_container(uri: str, scheme: Scheme, container: str) -> None:
     if scheme is Scheme.S3 and (not _BUCKET.fullmatch(container) or ".." in container):
         wanted = "3 to 63 lower-case letters, digits, '-' and '.'"
-        raise ValueError(f"{_shown(uri)}: {container!r} is no name of a bucket; wanted {wanted}")
+        raise ValueError(f"{_shown(uri)}: {container!r} is not the name of a bucket; wanted {wanted}")
     if scheme in {Scheme.PVC, Scheme.CONFIGMAP} and (len(container) > _MAX_NAME_CHARS or not _NAME.fullmatch(container)):
         what = "claim" if scheme is Scheme.PVC else "ConfigMap"
-        raise ValueError(f"{_shown(uri)}: {container!r} is no name of a {what}; wanted lower-case letters, digits, '-' and '.'")
+        raise ValueError(f"{_shown(uri)}: {container!r} is not the name of a {what}; wanted lower-case letters, digits, '-' and '.'")
     if scheme is Scheme.HF and not _OWNER.fullmatch(container):
-        raise ValueError(f"{_shown(uri)}: {container!r} is no owner on a hub; wanted {_WANTED[scheme.value]}")
+        raise ValueError(f"{_shown(uri)}: {container!r} is not the name of an owner on a hub; wanted {_WANTED[scheme.value]}")
 
 
 def _check_repository(uri: str, owner: str, path: str) -> None:
@@ -105,7 +105,7 @@ def _check_repository(uri: str, owner: str, path: str) -> None:
     if sign:
         raise ValueError(f"{_shown(uri)}: a place has no revision; wanted hf://{owner}/{name}, and for a model its spec.model.revision")
     if not _OWNER.fullmatch(name):
-        raise ValueError(f"{_shown(uri)}: {name!r} is no name of a repository; wanted letters, digits, '-', '_' and '.'")
+        raise ValueError(f"{_shown(uri)}: {name!r} is not the name of a repository; wanted letters, digits, '-', '_' and '.'")
 
 
 def _shown(uri: str) -> str:

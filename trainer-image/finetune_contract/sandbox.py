@@ -30,7 +30,7 @@ _TAKEN_METHODS = ("translate", "format_map")
 _COMPARING_TESTS = ("in", "eq", "equalto", "==", "ne", "!=", "lt", "<", "gt", ">", "le", "<=", "ge", ">=", "greaterthan", "lessthan")
 _OF_ONE_WORK = ("length", "count", "first", "default", "d")  # they look at no more than one part of what they are given
 _PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "truncate", "round", "batch", "slice")
-_ENDLESS = "it comes to no end: it loops or repeats text without bound"
+_ENDLESS = "it does not end: it loops or repeats text without bound"
 _WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{5}|\*)|\{[^}]*(\d{5}|\{)")
 
 

@@ -16,6 +16,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from finetune_contract.plurals import counted
 from finetune_contract.state import RunRecord, StateId
 
 if TYPE_CHECKING:
@@ -85,10 +86,10 @@ class SlotFile:
         """Store one state. Raises ValueError when it is larger than what was reserved."""
         view = memoryview(state).cast("B")
         if not self._open() or view.nbytes > self._capacity:
-            raise ValueError(f"state of {view.nbytes} bytes does not fit a slot of {self._capacity} bytes")
+            raise ValueError(f"state of {counted(view.nbytes, 'byte')} does not fit a slot of {counted(self._capacity, 'byte')}")
         encoded = record.model_dump_json().encode()
         if len(encoded) > _RECORD_BYTES:
-            raise ValueError(f"run record of {len(encoded)} bytes does not fit {_RECORD_BYTES} bytes")
+            raise ValueError(f"run record of {counted(len(encoded), 'byte')} does not fit {_RECORD_BYTES} bytes")
         slot = self._writable_slot()
         start, sequence = self._offset(slot), self._header(slot).sequence
         busy = sequence + 1 if sequence % 2 == 0 else sequence

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from finetune_contract.failures import MAX_MESSAGE_CHARS, FailureClass, TrainingError
+from finetune_contract.plurals import counted
 from finetune_trainer.rows import RowError
 
 MAX_BAD_ROWS = 1000  # then the reading stops: a file of another kind is not read to its end
@@ -26,12 +27,12 @@ class BadRows:
         if len(self._shown) < _NUM_SHOWN:
             self._shown.append(error)
         if self._count >= MAX_BAD_ROWS:
-            raise self._error(f"{self._count} of the first {num_rows} rows are bad, and no more were read")
+            raise self._error(f"{self._count} of the first {counted(num_rows, 'row')} are bad; reading stopped there")
 
     def check(self, num_rows: int) -> None:
         """Raises TrainingError when there are any, out of this number of rows."""
         if self._count:
-            raise self._error(f"{self._count} of {num_rows} rows are bad")
+            raise self._error(f"{self._count} of {counted(num_rows, 'row')} are bad")
 
     def _error(self, what: str) -> TrainingError:
         by_problem: dict[str, list[str]] = {}

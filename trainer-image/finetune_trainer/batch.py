@@ -37,7 +37,7 @@ class MicroBatch:
     targets_K: torch.Tensor
 
 
-class Schedule:
+class RowOrder:
     """The steps of a job over its training rows. A step never crosses an epoch, so the last one of an epoch may be smaller."""
 
     def __init__(self, rows: npt.NDArray[np.int64], *, seed: int, batch_size: int, epochs: int, max_steps: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from finetune_contract.plurals import counted
 from finetune_trainer.json_text import BadRow, parse_json
 
 Columns = Literal["sharegpt", "alpaca"]
@@ -114,9 +115,9 @@ def _text(content: dict[str, Any], name: str) -> str:
 def kind_of_value(value: object) -> str:
     """What a value is, in words that show nothing of it: rows may hold secrets."""
     if isinstance(value, str):
-        return f"a string of {len(value)} character{'' if len(value) == 1 else 's'}" if value else "an empty string"
+        return f"a string of {counted(len(value), 'character')}" if value else "an empty string"
     if isinstance(value, list):
-        return f"a list of {len(value)}" if value else "an empty list"
+        return f"a list of {counted(len(value), 'entry', 'entries')}" if value else "an empty list"
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, bool):

@@ -11,6 +11,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.plurals import counted
 from finetune_contract.run_order import RunOrder
 from finetune_trainer.ranks import Ranks, meet
 from finetune_trainer.report import Reporter
@@ -60,8 +61,8 @@ def split(num_rows: int, fraction: float, seed: int) -> tuple[npt.NDArray[np.int
     num_held = max(1, round(num_rows * fraction)) if fraction > 0 else 0
     if num_held >= num_rows:
         message = (
-            f"spec.dataset.evalFraction: {fraction} of {num_rows} usable rows leaves none to train on; "
-            "give more rows, or held-out rows of their own by evalUri"
+            f"spec.dataset.evalFraction: {fraction} of {counted(num_rows, 'usable row')} leaves none to train on; "
+            "give more rows, or set evalUri to separate held-out rows"
         )
         raise TrainingError(FailureClass.USER_ERROR, message)
     shuffled = permutation(num_rows, seed, "held-out")

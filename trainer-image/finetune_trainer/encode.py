@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetune_contract.chat_template import ChatTemplate, TemplateProblem
+from finetune_contract.plurals import counted
 from finetune_trainer.columns import kind_of_value
 from finetune_trainer.conversation import Conversation, Misshapen, parse_messages, parse_pair
 from finetune_trainer.notes import ANSWER_CHANGED, NULL_ARGUMENTS, OPEN_TURN, shows_date, unread_key
@@ -122,7 +123,7 @@ class Encoder:
             is_changed = changes_an_answer(_renderer(template), conversation.messages, conversation.tools, whole)
         except TemplateProblem as problem:
             if problem.is_endless and (size := _large(conversation)) is not None:
-                raise Misshapen(f"{size} are more than its chat template can take ({problem.words}); split the row") from None
+                raise Misshapen(f"the chat template takes too long for {size} ({problem.words}); split the row") from None
             if problem.is_endless:
                 raise self._templates.blamed(problem.words) from None
             raise Misshapen(f"the chat template refuses it: {problem.words}") from None
@@ -162,8 +163,9 @@ class Encoder:
         try:
             span = turns.span(index)
         except TurnHidden:
-            problem = f"the chat template does not show messages[{index}] in one place; give one with generation marks"
-            raise Misshapen(f"{problem} as spec.training.chatTemplate, or set spec.training.trainOn: all") from None
+            problem = f"the chat template hides, changes or repeats the text of messages[{index}], so its tokens cannot be found"
+            advice = "set spec.training.chatTemplate to a template with generation blocks, or spec.training.trainOn to all"
+            raise Misshapen(f"{problem}; {advice}") from None
         first, last = overlap(text, span)
         if last > first and text.ids[last - 1] in self._ends and text.ends[last - 1] > span.last:
             return TokenPlace(first, last, True)
@@ -221,7 +223,9 @@ def _check_all_is_shown(template: ChatTemplate, conversation: Conversation, role
         return
     index = int(hidden.partition("[")[2].partition("]")[0])
     about = "" if hidden.startswith("tools") else f" (role {roles[index][:_SHOWN_CHARS]})"
-    raise Misshapen(f"{hidden}{about}: the chat template does not show it; take it out of the row, or give a template that shows it")
+    raise Misshapen(
+        f"{hidden}{about}: the chat template does not show this field; remove it from the row, or give a template that shows it"
+    )
 
 
 def _renderer(template: ChatTemplate) -> Render:
@@ -231,7 +235,9 @@ def _renderer(template: ChatTemplate) -> Render:
 def _large(conversation: Conversation) -> str | None:
     """Its size in words, if it is so large that the row and not the template is to blame for too much work."""
     num_messages, num_chars = len(conversation.messages), len(repr(conversation.messages))
-    return f"{num_messages} messages with {num_chars} characters" if num_messages > 500 or num_chars > 500_000 else None
+    return (
+        f"{counted(num_messages, 'message')} with {counted(num_chars, 'character')}" if num_messages > 500 or num_chars > 500_000 else None
+    )
 
 
 def _with_argument_texts(message: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from finetune_contract.failures import PEER_LOST, FailureClass, FailureKind, TrainingError
+from finetune_contract.plurals import counted
 
 MAX_TEXT_BYTES = 64 * 1024
 
@@ -41,13 +42,13 @@ def broadcast_text(text: str | None, source: int) -> str:
     dist.broadcast(length, src=source)
     num_bytes = int(length[0])
     if not 0 <= num_bytes <= MAX_TEXT_BYTES:
-        raise bad_peer(source, f"a text of {num_bytes} bytes, wanted {MAX_TEXT_BYTES} at most")
+        raise bad_peer(source, f"a text of {counted(num_bytes, 'byte')}, wanted {MAX_TEXT_BYTES} at most")
     body = torch.zeros(num_bytes, dtype=torch.uint8) if text is None else torch.tensor(list(encoded), dtype=torch.uint8)
     dist.broadcast(body, src=source)
     try:
         return bytes(body.tolist()).decode()
     except UnicodeDecodeError:
-        raise bad_peer(source, "bytes that are no text") from None
+        raise bad_peer(source, "bytes that are not text") from None
 
 
 def bad_peer(rank: int, what: str) -> TrainingError:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.plurals import counted
 from finetune_contract.run_order import RunOrder, WorkerWarning
 from finetune_trainer.data import Data
 from finetune_trainer.model import BuiltModel
@@ -32,10 +33,10 @@ def check_token_ids(tokens: Tokens, field: str, vocab_size: int, model_uri: str,
         if len(unknown) > 0:
             place = first + int(unknown[0])
             row = int(np.searchsorted(tokens.starts, place, side="right")) - 1
-            what = (
-                f"row {tokens.name_of(row)} has the token {int(tokens.ids[place])}, but the embedding of {model_uri} has {vocab_size} rows"
-            )
-            advice = "its tokenizer has tokens that its weights do not know; take the tokenizer of these weights, or resize the embedding"
+            name = tokens.name_of(row)  # a number, or the file and the row
+            embedding = f"the embedding of {model_uri} has {counted(vocab_size, 'row')}"
+            what = f"{f'row {name}' if name.isdigit() else name} has the token {int(tokens.ids[place])}, but {embedding}"
+            advice = "the tokenizer has tokens that the weights do not know; take the tokenizer of these weights, or resize the embedding"
             raise TrainingError(FailureClass.USER_ERROR, f"{field}: {what}: {advice}")
 
 
@@ -43,6 +44,7 @@ def warn_of_unknown_positions(model: BuiltModel, order: RunOrder, reporter: Repo
     """maxSequenceLength may be more than the model has learnt to place; rows that long are trained as they are."""
     limit = order.config.training.max_sequence_length
     if limit > model.longest:
-        what = f"spec.training.maxSequenceLength is {limit}, {order.config.model.uri} was made for rows of at most {model.longest} tokens"
+        longest = f"rows of at most {counted(model.longest, 'token')}"
+        what = f"spec.training.maxSequenceLength is {limit}, but {order.config.model.uri} was made for {longest}"
         message = f"{what} (max_position_embeddings in its config.json); longer rows may train badly: lower maxSequenceLength"
         reporter.warn(WorkerWarning(reason="LongerThanTheModel", message=message))

@@ -69,7 +69,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> float:
-    raise BadRow(f"{word} is no JSON number; leave the field out, or write null")
+    raise BadRow(f"{word} is not a JSON number; leave the field out, or write null")
 
 
 def _finite(digits: str) -> float:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from finetune_contract.plurals import counted, verb
 from finetune_trainer.base_format import load_rows, own_rows
 from finetune_trainer.families import Family
 from finetune_trainer.lora import bases, parameters_beside_bases
@@ -81,7 +82,7 @@ def _refuse_not_finite(local: torch.Tensor, name: str, file: Path, model_uri: st
     if bool(torch.isfinite(local.sum(dtype=torch.float32))) or bool(torch.isfinite(local).all()):
         return
     count = int((~torch.isfinite(local)).sum())
-    what = f"tensor {name} in {file.name} holds {count} values that are not finite (NaN or infinite)"
+    what = f"tensor {name} in {file.name} holds {counted(count, 'value')} that {verb(count, 'is', 'are')} not finite (NaN or infinite)"
     raise refused(model_uri, f"{what}; a conversion went wrong: convert or download the model again")
 
 
@@ -90,8 +91,8 @@ def _refuse_what_has_no_place(names: set[str], family: Family, model_uri: str) -
     decoder = tuple(f"{part}." for part in (family.layers, family.embedding, family.norm, family.head))
     lost = sorted(name for name in names if name.startswith(decoder) and not name.endswith(_COMPUTED))
     if lost:
-        what = f"its files hold {len(lost)} tensors that its config.json has no place for, such as {lost[0][:120]}"
-        raise refused(model_uri, f"{what}; put the config.json there that belongs to these weights")
+        what = f"its files hold {counted(len(lost), 'tensor')} that its config.json has no place for, such as {lost[0][:120]}"
+        raise refused(model_uri, f"{what}; give the config.json that belongs to these weights")
 
 
 def _refuse_another_head(file: Path, head: str, embedding: nn.Parameter, model_uri: str) -> None:

@@ -16,7 +16,7 @@ from finetune_contract.reports import Progress
 from finetune_contract.run_order import RunOrder, WorkerDone, WorkerExported, WorkerProgress, WorkerWarning
 from finetune_contract.state import RunRecord, StateId
 from finetune_contract.values import changed
-from finetune_trainer.batch import Schedule, chain_digest
+from finetune_trainer.batch import RowOrder, chain_digest
 from finetune_trainer.data import load_data
 from finetune_trainer.evaluate import Evaluation
 from finetune_trainer.export import export_adapter, state_digest
@@ -46,7 +46,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     model = build_model(config, Path(order.model_dir), ranks=ranks, device=device, checkpointing=checkpointing, beat=reporter.beat_within)
     data = load_data(order, ranks, reporter)
     check_fit(data, model, order, reporter)
-    schedule = Schedule(
+    row_order = RowOrder(
         data.train_rows,
         seed=training.seed,
         batch_size=training.global_batch_size,
@@ -58,7 +58,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
 
     state = FlatState(model.adapters, device)
     snapshots = Snapshots(order, ranks, state)
-    record = first_record(order, num_parameters=state.num_parameters, total_steps=schedule.total_steps, device=device)
+    record = first_record(order, num_parameters=state.num_parameters, total_steps=row_order.total_steps, device=device)
     restored = restore(snapshots, state)
     if restored is not None:
         warn_of_other_numerics(restored, record, reporter)
@@ -67,7 +67,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     first_step = record.step
 
     def evaluate(record: RunRecord) -> RunRecord:
-        is_last = record.step == schedule.total_steps
+        is_last = record.step == row_order.total_steps
         is_due = is_last or (training.eval_every_steps is not None and record.step > 0 and record.step % training.eval_every_steps == 0)
         if evaluation.is_empty or not is_due or record.last_evaluated_step == record.step:
             return record
@@ -80,9 +80,9 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
     reporter.enter("first_step")
     passes = GradientPass(model, state, data.train, ranks, seed=training.seed, reporter=reporter)
     times = StepTimes()
-    for index in range(first_step, schedule.total_steps):
+    for index in range(first_step, row_order.total_steps):
         started = time.perf_counter()
-        step = plan_step(index, schedule.rows_of(index), data.train, capacity=capacity)
+        step = plan_step(index, row_order.rows_of(index), data.train, capacity=capacity)
         if index == first_step:
             _warn_of_idle_ranks(step, ranks, reporter)
 
@@ -91,7 +91,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
         norm = clip(gradient_P, training.max_grad_norm)
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise not_finite(step, passes.not_finite(), data, loss=loss, norm=norm)
-        rate = learning_rate(training, index, schedule.total_steps)
+        rate = learning_rate(training, index, row_order.total_steps)
         update(state, gradient_P, adamw_of(training), step=index + 1, rate=rate)
         reporter.owe_snapshot()
         with reporter.waiting_for_peers():
@@ -111,7 +111,7 @@ def train(order: RunOrder, ranks: Ranks, reporter: Reporter) -> None:  # noqa: P
             reporter.enter("training", resumed_step=first_step)
         seconds = time.perf_counter() - started
         times.add(work, seconds)
-        progress = _progress(order, record, schedule, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
+        progress = _progress(order, record, row_order, norm=norm, rate=rate, num_tokens=step.num_tokens, seconds=seconds)
         progress = changed(progress, slowest=times.slowest())
         snapshots.begin(record, then=partial(reporter.kept, progress))
         evaluated = evaluate(record)
@@ -145,14 +145,14 @@ def _exported(order: RunOrder, record: RunRecord, weights_P: torch.Tensor) -> Wo
 
 
 def _progress(
-    order: RunOrder, record: RunRecord, schedule: Schedule, *, norm: float, rate: float, num_tokens: int, seconds: float
+    order: RunOrder, record: RunRecord, row_order: RowOrder, *, norm: float, rate: float, num_tokens: int, seconds: float
 ) -> Progress:
     assert record.last_loss is not None
     return Progress(
         formation=order.formation,
         step=record.step,
-        total_steps=schedule.total_steps,
-        epoch=record.step / schedule.steps_per_epoch,
+        total_steps=row_order.total_steps,
+        epoch=record.step / row_order.steps_per_epoch,
         loss=record.last_loss,
         eval_loss=record.eval_loss,
         learning_rate=rate,

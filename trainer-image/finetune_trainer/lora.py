@@ -50,7 +50,7 @@ def add_adapters(model: nn.Module, config: AdapterConfig, family: Family) -> tup
     wanted = kinds if ALL_LINEAR in config.target_modules else sorted(set(config.target_modules))
     unknown = sorted(kind for kind in set(config.target_modules) - {ALL_LINEAR} if kind not in kinds)
     if unknown:
-        message = f"spec.adapter.targetModules: {', '.join(unknown)} names no linear layer of this model; it has {', '.join(kinds)}"
+        message = f"spec.adapter.targetModules: no linear layer of this model is called {' or '.join(unknown)}; it has {', '.join(kinds)}"
         raise TrainingError(FailureClass.USER_ERROR, message)
     for name, module in linear.items():
         parent, _, kind = name.rpartition(".")

@@ -49,10 +49,10 @@ def read_model_config(folder: Path, *, model_uri: str) -> Any:
     # Before transformers sees it: what it says of an architecture it half knows is for its developers.
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         shown = model_type[:80] if isinstance(model_type, str) else type(model_type).__name__
-        raise refused(model_uri, f"is a {shown} model; wanted one of {families_in_words()}")
+        raise refused(model_uri, f"has the architecture {shown}; wanted one of {families_in_words()}")
     if written.get("quantization_config") is not None:
         raise refused(model_uri, "is quantised; wanted the original weights")
-    with blaming_the_model(model_uri, f"its config.json is no valid {model_type} config"):
+    with blaming_the_model(model_uri, f"its config.json is not a valid {model_type} config"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     _check_sizes(config, model_uri)
     _check_layer_types(config, FAMILIES[model_type], model_uri)
@@ -65,7 +65,7 @@ def build_on_meta(config: Any, *, dtype: torch.dtype, model_uri: str) -> nn.Modu
 
     It is tried on two tokens, so that a config that cannot compute is refused before a byte is read.
     """
-    with blaming_the_model(model_uri, "its config.json makes no model that computes"), torch.device("meta"):
+    with blaming_the_model(model_uri, "its config.json does not describe a model that can compute"), torch.device("meta"):
         module: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
         compute_by_row(module)
         ids_1T = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long)
@@ -90,13 +90,13 @@ def _check_sizes(config: Any, model_uri: str) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise refused(model_uri, f"its config.json cannot be: {field}: {first['msg']}") from None
+        raise refused(model_uri, f"its config.json is invalid: {field}: {first['msg']}") from None
     if sizes.num_attention_heads % sizes.num_key_value_heads != 0:
-        heads = f"num_attention_heads {sizes.num_attention_heads} is no multiple of num_key_value_heads {sizes.num_key_value_heads}"
-        raise refused(model_uri, f"its config.json cannot be: {heads}")
+        heads = f"num_attention_heads {sizes.num_attention_heads} is not a multiple of num_key_value_heads {sizes.num_key_value_heads}"
+        raise refused(model_uri, f"its config.json is invalid: {heads}")
     if sizes.head_dim is None and sizes.hidden_size % (2 * sizes.num_attention_heads) != 0:
-        heads = f"hidden_size {sizes.hidden_size} is no even multiple of num_attention_heads {sizes.num_attention_heads}"
-        raise refused(model_uri, f"its config.json cannot be: {heads}")
+        heads = f"hidden_size {sizes.hidden_size} is not an even multiple of num_attention_heads {sizes.num_attention_heads}"
+        raise refused(model_uri, f"its config.json is invalid: {heads}")
 
 
 def _check_layer_types(config: Any, family: Family, model_uri: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_contract.failures import FailureClass, TrainingError
 from finetune_contract.inside import LeavesFolder, home_of_links, join, open_inside, resolve_inside
+from finetune_contract.plurals import counted
 from finetune_trainer.columns import kind_of_value
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -83,7 +84,7 @@ def check_tokenizer_files(folder: Path, *, model_uri: str) -> None:
     if "tokenizer.json" not in names:
         _refuse_other_vocabulary(names, model_uri)
     if "tokenizer_config.json" not in names:
-        raise refused(model_uri, "has no tokenizer_config.json: how rows end is not known; copy it from where the model came from")
+        raise refused(model_uri, "has no tokenizer_config.json, which says how rows end; copy it from the source of the model")
     for name in sorted(names & {"tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json", "added_tokens.json"}):
         read_json_object(folder, name, model_uri=model_uri)
     for name in sorted(names & {"merges.txt", "chat_template.jinja", "tokenizer.model"}):
@@ -123,7 +124,7 @@ def _tensors_of(folder: Path, name: str, model_uri: str) -> frozenset[str]:
                 raise _pointer(model_uri, name)
             length = int.from_bytes(start[:8], "little")
             if len(start) < 8 or length > _MAX_HEADER_BYTES:
-                raise refused(model_uri, f"its weights cannot be read: {name} is no safetensors file; copy it again")
+                raise refused(model_uri, f"its weights cannot be read: {name} is not a safetensors file; copy it again")
             file.seek(0, 2)
             num_bytes = file.tell()
             file.seek(8)
@@ -135,8 +136,8 @@ def _tensors_of(folder: Path, name: str, model_uri: str) -> frozenset[str]:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "its header is broken"
         raise refused(model_uri, f"its weights cannot be read: {name}: {why}; copy the file again") from None
     if num_bytes != expected:
-        what = f"{name} has {num_bytes} bytes, its header wants {expected}"
-        raise refused(model_uri, f"its weights cannot be read: {what}: a copy that was cut short; copy the file again")
+        what = f"{name} has {counted(num_bytes, 'byte')}, its header wants {expected}"
+        raise refused(model_uri, f"its weights cannot be read: {what}: the copy is incomplete; copy the file again")
     return frozenset(tensor for tensor in header if tensor != "__metadata__")
 
 
@@ -183,7 +184,7 @@ def _refuse_other_vocabulary(names: set[str], model_uri: str) -> None:
         return
     if names & halves:
         missing, there = sorted(halves - names)[0], sorted(halves & names)[0]
-        raise refused(model_uri, f"has no tokenizer: {there} is there, {missing} is missing; copy it from where the model came from")
+        raise refused(model_uri, f"has no tokenizer: {there} is there, {missing} is missing; copy it from the source of the model")
     if "tokenizer.model" in names:
         what = "has a sentencepiece tokenizer only (tokenizer.model); wanted tokenizer.json"
         raise refused(model_uri, f"{what}: make one where sentencepiece is installed, by {_CONVERT}")

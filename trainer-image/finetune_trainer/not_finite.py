@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.plurals import verb
 from finetune_contract.run_order import WorkerWarning
 from finetune_trainer.data import Data
 from finetune_trainer.exchange import gather_numbers
@@ -22,10 +23,12 @@ def not_finite(step: StepBatch, own: Sequence[int], data: Data, *, loss: float, 
     # Finite parts can have a sum that is too large: then nobody in particular computed it, and all rows may have a part in it.
     rows = [row for packs in found for index in packs for row in step.packs[index]] or list(step.rows.rows)
     shown = ", ".join(data.train.name_of(row) for row in rows[:_MAX_NAMED_ROWS]) + (", ..." if len(rows) > _MAX_NAMED_ROWS else "")
-    whose = f"Computed by rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}" if ranks else "Finite on each rank, not in sum"
+    whose = (
+        f"Computed by {verb(len(ranks), 'rank', 'ranks')} {', '.join(map(str, ranks))}" if ranks else "Finite on each rank, but not in sum"
+    )
     message = (
-        f"step {step.index + 1}: loss {loss}, gradient norm {norm}; the step was not applied. {whose}. Its rows: {shown}. "
-        "A lower spec.training.learningRate or a look at these rows helps"
+        f"step {step.index + 1}: loss {loss}, gradient norm {norm}; the step was not applied. {whose}. Rows: {shown}. "
+        "Lower spec.training.learningRate, or check these rows"
     )
     return TrainingError(FailureClass.NOT_FINITE, message, rank=ranks[0] if ranks else None)
 

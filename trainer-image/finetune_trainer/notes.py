@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import date
 
+from finetune_contract.plurals import counted, verb
 from finetune_contract.run_order import WorkerWarning
 from finetune_contract.values import Value
 
@@ -20,11 +21,11 @@ _REASONS = {
     NULL_ARGUMENTS: "RowsChanged",
 }
 _ADVICE = {
-    OPEN_TURN: "the model is not taught to stop there; the chat template should close every answer with the end of turn of the tokenizer",
-    _SHOWS_DATE: "it is the day of the job's creation, on every member and after every restart; give a template without a date to avoid it",
-    _UNREAD_KEY: "take it out, or give it a name that chat templates read",
-    ANSWER_CHANGED: "the chat template leaves out a part, such as what stands before </think>, or changes it; give one that shows it whole",
-    NULL_ARGUMENTS: "tables fill in null for what a function does not have; write arguments as a string of JSON to keep null",
+    OPEN_TURN: "the model does not learn to stop there; give a chat template that closes every answer with the end-of-turn token",
+    _SHOWS_DATE: "every member and every restart uses the day of the job's creation; give a template without a date to avoid it",
+    _UNREAD_KEY: "remove the key, or rename it to one that chat templates read",
+    ANSWER_CHANGED: "the chat template omits or changes a part, such as the text before </think>; give one that shows answers unchanged",
+    NULL_ARGUMENTS: "tables fill absent arguments with null; to keep null, write arguments as a string of JSON",
 }
 
 
@@ -48,16 +49,21 @@ def shows_date(day: date) -> str:
     return f"{_SHOWS_DATE}: {day.isoformat()}"
 
 
+def _rows(note: Note) -> str:
+    return f"row {note.first}" if note.count == 1 else f"row {note.first} and {note.count - 1} more"
+
+
 def note_events(notes: Iterable[Note], *, field: str, num_tokens: int, num_targets: int) -> Iterator[WorkerWarning]:
     """One event for each note, after the one that says how much is trained and whether every answer ends."""
     told = tuple(notes)
     is_open = next((note for note in told if note.text == OPEN_TURN), None)
-    ends = "yes" if is_open is None else f"no (row {is_open.first}, {is_open.count} rows in all)"
+    ends = "yes" if is_open is None else f"no ({_rows(is_open)})"
+    loss = f"{num_targets} of {counted(num_tokens, 'token')} {verb(num_targets, 'carries', 'carry')} loss"
     share = 100 * num_targets / max(num_tokens, 1)
-    message = f"{field}: {num_targets} of {num_tokens} tokens carry loss ({share:.1f} %); end of turn trained: {ends}"
+    message = f"{field}: {loss} ({share:.1f} %); end of turn trained: {ends}"
     yield WorkerWarning(reason="RowsTokenised", message=message)
     for note in told:
         kind = note.text.partition(": ")[0]
         if kind in _REASONS:
-            message = f"{field}: row {note.first} and {note.count - 1} more: {note.text}; {_ADVICE[kind]}"
+            message = f"{field}: {_rows(note)}: {note.text}; {_ADVICE[kind]}"
             yield WorkerWarning(reason=_REASONS[kind], message=message)

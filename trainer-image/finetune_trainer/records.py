@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from finetune_contract.plurals import counted
 from finetune_trainer.file_kinds import HEAD_BYTES, FileKind, UnreadableFile, kind_of
 
 MAX_ROW_BYTES = 64 << 20
@@ -90,9 +91,11 @@ def _unpacked(chunks: Iterator[bytes], num_packed: int) -> Iterator[bytes]:
                     rest = unpack.unused_data.lstrip(b"\x00")  # padding, as tape blocks have it
                     unpack = zlib.decompressobj(_GZIP_WBITS)
     except zlib.error as error:
-        raise UnreadableFile(f"the gzip data is damaged after {num_unpacked} bytes of rows ({error}); upload the file again") from None
+        raise UnreadableFile(
+            f"the gzip data is damaged after {counted(num_unpacked, 'byte')} of rows ({error}); upload the file again"
+        ) from None
     if is_open:
-        raise UnreadableFile(f"the gzip data ends in the middle, after {num_unpacked} bytes of rows; upload the whole file")
+        raise UnreadableFile(f"the gzip data ends in the middle, after {counted(num_unpacked, 'byte')} of rows; upload the whole file")
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -141,13 +144,13 @@ def _elements(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
             if depth < 1 and sign != b'"':
                 break
         if depth < 1 and data[at:].strip():
-            raise UnreadableFile("behind the end of the JSON array comes more; wanted one array of objects, or one object a line")
+            raise UnreadableFile("there is text after the end of the JSON array; wanted one array of objects, or one object a line")
         data, at, start = data[start:], at - start, 0
         if len(data) > MAX_ROW_BYTES:
             raise UnreadableFile(f"element {number + 1} of the JSON array is longer than {MAX_ROW_BYTES >> 20} MiB")
         yield number, b""
     if depth:
-        raise UnreadableFile(f"the JSON array is not closed behind element {number}; upload the whole file")
+        raise UnreadableFile(f"the JSON array is not closed after element {number}; upload the whole file")
 
 
 def _read_parquet(path: Path, columns: frozenset[str]) -> Iterator[Record]:

@@ -34,12 +34,12 @@ class Reporter:
     def beat(self) -> None:
         """Say that this rank is alive and got somewhere."""
         if self._beat is not None:
-            self._beat.raise_for(self._ranks.local_rank)
+            self._beat.advance(self._ranks.local_rank)
 
     def beat_within(self) -> None:
         """Say that this rank is alive in the midst of a micro-batch."""
         if self._beat is not None:
-            self._beat.raise_within(self._ranks.local_rank)
+            self._beat.advance_within(self._ranks.local_rank)
 
     def begin_batch(self, num_tokens: int) -> None:
         """Say how large the micro-batch is that begins now: it may take longer than those before it."""
@@ -58,7 +58,7 @@ class Reporter:
             self._beat.set_waiting(self._ranks.local_rank, is_waiting)
 
     def owe_snapshot(self, owes: bool = True) -> None:
-        """From the moment at which a peer may finish the step until the snapshot of it is complete; of the rank that writes it."""
+        """Mark that the member has not kept the step that its peers may already have finished. `kept` clears the mark."""
         if self._beat is not None and self._ranks.is_local_leader:
             self._beat.set_owes_snapshot(self._ranks.local_rank, owes)
 

@@ -3,12 +3,15 @@
 Only slots are read: the agent has put a commit into a slot before, and a slot verifies its own CRC.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.plurals import counted, verb
 from finetune_contract.run_order import WorkerWarning
 from finetune_contract.state import RunRecord, StateId, newest_state
 from finetune_trainer.exchange import bad_peer, broadcast_text, gather_numbers
@@ -30,7 +33,7 @@ def restore(snapshots: Snapshots, state: FlatState) -> RunRecord | None:
     is_holder = dist.get_rank() == holder
     record = _record_of(holder, broadcast_text(own.record.model_dump_json() if is_holder and own is not None else None, holder))
     if record.num_parameters != state.num_parameters:
-        sizes = f"{record.num_parameters} adapter weights, this job has {state.num_parameters}"
+        sizes = f"{counted(record.num_parameters, 'adapter weight')}, but this job has {state.num_parameters}"
         raise TrainingError(FailureClass.INTERNAL, f"the resume state of step {record.step} has {sizes}")
     if is_holder and own is not None:
         state.state_3P.copy_(torch.from_numpy(np.frombuffer(bytearray(own.state), dtype=np.float32)))
@@ -48,14 +51,14 @@ def _state_of(rank: int, formation: int, step: int) -> StateId:
     try:
         return StateId(formation=formation, step=step)
     except ValidationError:
-        raise bad_peer(rank, "the name of a resume state that cannot be") from None
+        raise bad_peer(rank, "an invalid name of a resume state") from None
 
 
 def _record_of(rank: int, text: str) -> RunRecord:
     try:
         return RunRecord.model_validate_json(text)
     except ValidationError:
-        raise bad_peer(rank, "a run record that cannot be read") from None
+        raise bad_peer(rank, "an unreadable run record") from None
 
 
 def check_same_on_all_ranks(state: FlatState, step: int, ranks: Ranks, own: Work) -> tuple[Work, ...]:
@@ -75,8 +78,12 @@ def check_same_on_all_ranks(state: FlatState, step: int, ranks: Ranks, own: Work
     most = max(prints, key=prints.count)
     odd = [rank for rank, fingerprint in enumerate(prints) if fingerprint != most]
     nodes = sorted({rank // ranks.local_world_size for rank in odd})
-    message = f"step {step}: ranks {odd} (node ranks {nodes}) computed another state than the others; the step is not kept"
+    message = f"step {step}: {_ranks(odd)} (node {_ranks(nodes)}) computed another state than the other ranks; the step is not kept"
     raise TrainingError(FailureClass.INFRASTRUCTURE, message)
+
+
+def _ranks(numbers: Sequence[int]) -> str:
+    return f"{verb(len(numbers), 'rank', 'ranks')} {', '.join(map(str, numbers))}"
 
 
 def warn_of_other_numerics(before: RunRecord, now: RunRecord, reporter: Reporter) -> None:

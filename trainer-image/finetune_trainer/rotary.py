@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_contract.plurals import counted
 from finetune_trainer.model_files import refused
 
 # Their frequencies are the same for every row.
@@ -54,7 +55,7 @@ def check_rope(config: Any, *, model_uri: str) -> None:
         raise refused(model_uri, f"its rope is of the type {shown}; wanted one of {', '.join(sorted(FIXED | BY_LENGTH))}")
     # transformers only logs what is wrong with these, and a short row does not show it.
     if kind == "dynamic" and not _is_positive(rope.get("factor")):
-        raise refused(model_uri, "its config.json cannot be: rope_parameters.factor must be a number above 0")
+        raise refused(model_uri, "its config.json is invalid: rope_parameters.factor must be a number above 0")
     if kind == "longrope":
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         share = rope.get("partial_rotary_factor", 1.0)
@@ -62,7 +63,9 @@ def check_rope(config: Any, *, model_uri: str) -> None:
         for name in ("short_factor", "long_factor"):
             factors = rope.get(name)
             if not isinstance(factors, list) or len(factors) != size or not all(map(_is_positive, factors)):
-                raise refused(model_uri, f"its config.json cannot be: rope_parameters.{name} must be a list of {size} numbers above 0")
+                raise refused(
+                    model_uri, f"its config.json is invalid: rope_parameters.{name} must be a list of {counted(size, 'number')} above 0"
+                )
 
 
 def _is_positive(value: object) -> bool:

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.plurals import counted, verb
 from finetune_trainer.base_format import num_bytes
 from finetune_trainer.lora import adapter_parameters, bases, parameters_beside_bases
 from finetune_trainer.ranks import Ranks
@@ -33,10 +34,10 @@ def shard_group_size(module: nn.Module, across: ShardAcross, ranks: Ranks, devic
     for size in sizes.values():
         if wanted_bytes / size <= available:
             return size
-    message = (
-        f"the base model takes {wanted_bytes / 2**30:.0f} GiB, all {ranks.world_size} devices together give it "
-        f"{ranks.world_size * available / 2**30:.0f} GiB; give more nodes or a smaller spec.model"
+    offered = (
+        f"{counted(ranks.world_size, 'device')} {verb(ranks.world_size, 'offers', 'offer')} {ranks.world_size * available / 2**30:.0f} GiB"
     )
+    message = f"the base model takes {wanted_bytes / 2**30:.0f} GiB, but {offered} for it; give more nodes or a smaller spec.model"
     raise TrainingError(FailureClass.OUT_OF_MEMORY, message)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_contract.config import JobConfig
 from finetune_contract.failures import TrainingError
+from finetune_contract.plurals import counted, verb
 from finetune_contract.run_order import RowsInputs
 from finetune_trainer.row_warnings import EVAL_FIELD, TRAIN_FIELD, row_warnings
 from finetune_trainer.rows import Rows, read_rows
@@ -56,7 +57,7 @@ def _shown(part: Part, rows: Rows, tokenizer: PreTrainedTokenizerBase, num_rows:
     first = 0
     for number, length in list(zip(part.numbers.tolist(), part.lengths.tolist(), strict=True))[:num_rows]:
         ids, marks = part.ids[first : first + length].tolist(), part.is_target[first : first + length].tolist()
-        yield f"{rows.name_of(number)}: {length} tokens, {sum(marks)} carry loss"
+        yield f"{rows.name_of(number)}: {counted(length, 'token')}, {sum(marks)} {verb(sum(marks), 'carries', 'carry')} loss"
         yield render_row(tokenizer, ids, marks, pen)
         yield ""
         first += length
@@ -78,8 +79,9 @@ def visible(text: str) -> str:
 
 def _counted(tally: Tally, field: str) -> str:
     shortest = tally.longest if tally.shortest is None else tally.shortest
-    lengths = f"{shortest} to {tally.longest} tokens long"
-    return f"{field}: {tally.num_rows} rows, {lengths}; {tally.num_kept} are trained on, with {tally.num_tokens} tokens"
+    lengths = f"{shortest} to {tally.longest} tokens" if shortest < tally.longest else counted(shortest, "token")
+    kept = f"{tally.num_kept} {verb(tally.num_kept, 'is', 'are')} trained on, with {counted(tally.num_tokens, 'token')}"
+    return f"{field}: {counted(tally.num_rows, 'row')}, {lengths} long; {kept}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.plurals import counted
 from finetune_contract.values import changed
 from finetune_trainer.bad_rows import BadRows
 from finetune_trainer.encode import Encoded, Encoder
@@ -32,7 +33,7 @@ def load_tokenizer(folder: Path, *, model_uri: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         num_words = tokenizer.vocab_size
     if num_words == 0:
-        raise refused(model_uri, "its tokenizer has an empty vocabulary; copy tokenizer.json from where the model came from")
+        raise refused(model_uri, "its tokenizer has an empty vocabulary; copy tokenizer.json from the source of the model")
     if not tokenizer.is_fast:
         message = f"spec.model.uri: {model_uri} has a slow tokenizer; wanted one with tokenizer.json"
         raise TrainingError(FailureClass.USER_ERROR, message)
@@ -113,12 +114,13 @@ class Tokenising:
         tally, field = self.tally, self._rows.field
         if tally.shortest is not None and tally.shortest > self._limit:
             message = (
-                f"{field}: all {tally.num_rows} rows are longer than spec.training.maxSequenceLength {self._limit}: "
-                f"the shortest has {tally.shortest} tokens, the longest {tally.longest}; raise maxSequenceLength or shorten the rows"
+                f"{field}: every row is longer than spec.training.maxSequenceLength {self._limit}: of {counted(tally.num_rows, 'row')}, "
+                f"the shortest has {counted(tally.shortest, 'token')}, the longest {tally.longest}; "
+                "raise maxSequenceLength or shorten the rows"
             )
             raise TrainingError(FailureClass.USER_ERROR, message)
         if not tally.num_kept:
-            message = f"{field}: none of the {tally.num_rows} rows has a token to train on; see spec.training.trainOn"
+            message = f"{field}: no row has a token to train on ({counted(tally.num_rows, 'row')} read); see spec.training.trainOn"
             raise TrainingError(FailureClass.USER_ERROR, message)
 
     def _encode(self, row: Row, num_rows: int) -> Encoded | RowError:

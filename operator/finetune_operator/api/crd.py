@@ -112,7 +112,7 @@ def _spec_rules() -> list[JsonObject]:
         _rule(
             f"self.resources.nodes.max + self.resources.spares <= {MAX_PODS}",
             "resources.spares",
-            f"nodes.max and spares are more than {MAX_PODS} pods; lower one of them",
+            f"nodes.max plus spares is more than {MAX_PODS} pods; lower one of them",
         ),
         _rule(
             "!(has(self.dataset.evalUri) && self.dataset.evalFraction > 0.0)",
@@ -122,7 +122,7 @@ def _spec_rules() -> list[JsonObject]:
         _rule(
             "!has(self.dataset.columns) || self.dataset.format == 'auto'",
             "dataset.columns",
-            "columns says the form of the rows, and so does format; leave one out",
+            "columns and format both set the form of the rows; keep one",
         ),
         _rule("self.output.uri != self.checkpoint.uri", "output.uri", "is the same place as spec.checkpoint.uri; choose another"),
         _rule(
@@ -138,7 +138,7 @@ def _spec_rules() -> list[JsonObject]:
         _rule(
             "!self.adapter.targetModules.exists(name, name == 'all-linear') || size(self.adapter.targetModules) == 1",
             "adapter.targetModules",
-            "all-linear is every linear layer; leave the other names out, or all-linear",
+            "all-linear already names every linear layer; remove it or the other names",
         ),
     ]
     places = (

@@ -1,7 +1,7 @@
 """Words of peft, TRL, transformers, axolotl and LLaMA-Factory -> what a job says instead. One table, for messages only."""
 
-_QLORA = "QLoRA is not there: the base model is kept in bf16 or fp32 (training.precision); leave the field out"
-_NO_METHOD = "there is one method, supervised fine-tuning with LoRA; leave the field out"
+_QLORA = "QLoRA is not supported: the base model is kept in bf16 or fp32 (training.precision); leave the field out"
+_NO_METHOD = "the only method is supervised fine-tuning with LoRA; leave the field out"
 _OPTIMIZER = "the optimizer is AdamW; see training.learningRate, training.weightDecay and training.maxGradNorm"
 _BATCH = (
     "training.globalBatchSize counts the rows of one optimizer step over all pods: "
@@ -11,19 +11,19 @@ _PRECISION = "use training.precision: bf16 or fp32"
 _LENGTH = "use training.maxSequenceLength"
 _EVAL_BATCH = "evaluation has no batch size of its own; leave the field out"
 _ROWS = "use dataset.uri; its rows are JSON Lines"
-_SAVES = "commits are made on their own; see checkpoint.minIntervalSeconds and checkpoint.keep"
-_VARIANT = "this variant of LoRA is not there; leave the field out"
+_SAVES = "commits are made automatically; see checkpoint.minIntervalSeconds and checkpoint.keep"
+_VARIANT = "this variant of LoRA is not supported; leave the field out"
 _ADAPTER_FORM = "the adapter's form is fixed: LoRA without bias on linear layers; leave the field out"
 _MODEL = "use model.uri, such as hf://OWNER/NAME"
 _SHARDING = "sharding is chosen by the trainer; see training.shardAcross"
 _LOGGING = "every step is logged; see tracking.reportTo"
-_QUEUE = "Kueue queues are not there; jobs wait in a line of their own, by priority and age"
+_QUEUE = "Kueue queues are not supported; jobs wait in the operator's own queue, by priority and age"
 
 # Keys without underscores and hyphens, in lower case.
 _BY_SENTENCE: dict[str, tuple[str, ...]] = {
     _QLORA: ("qlora", "quantization", "quantize", "quantized", "loadin4bit", "loadin8bit", "bits", "bnb4bitquanttype", "quantizationbit"),
     _NO_METHOD: ("method", "dpo", "orpo", "kto", "grpo", "rlhf", "stage", "finetuningtype", "rl"),
-    "DoRA is not there (vLLM does not serve it either); leave the field out": ("dora", "usedora", "peftusedora"),
+    "DoRA is not supported (vLLM does not serve it either); leave the field out": ("dora", "usedora", "peftusedora"),
     _VARIANT: ("userslora", "initloraweights", "loftqconfig", "loraplus", "loraplusratio", "rankpattern", "alphapattern", "usegalore"),
     _ADAPTER_FORM: ("bias", "lorabias", "modulestosave", "loramodulestosave", "tasktype", "fanfaninfanout", "layerstotransform"),
     _QUEUE: ("queue", "queuename", "localqueue"),

@@ -72,7 +72,7 @@ def idle_gpus(spec: FineTuneJobSpec) -> Iterator[str]:
     processes = spec.resources.processes_per_node
     for name, amount in _amounts(spec.resources.limits).items():
         if name in _GPUS and amount > processes:
-            yield f"spec.resources.processesPerNode: {processes} of {amount} {name} will be used; raise it to {amount}"
+            yield f"spec.resources.processesPerNode: only {processes} of {amount} {name} will be used; raise it to {amount}"
 
 
 def tiny_memory(spec: FineTuneJobSpec) -> Iterator[str]:
@@ -105,9 +105,9 @@ def _resource_faults(name: str, value: Quantity) -> Iterator[str]:
     if name.startswith(_HUGE_PAGES):
         yield from _huge_page_faults(name, value)
     elif "/" not in name and name not in _NATIVE:
-        yield f"is no resource of a container; known here: {', '.join(_NATIVE)}, hugepages-SIZE, and DOMAIN/NAME such as nvidia.com/gpu"
+        yield f"is not a resource of a container; known here: {', '.join(_NATIVE)}, hugepages-SIZE, and DOMAIN/NAME such as nvidia.com/gpu"
     elif "/" in name and not (_is_extended(name) or _is_of_kubernetes(name)):
-        yield "is no resource; wanted DOMAIN/NAME, such as nvidia.com/gpu"
+        yield "is not a resource; wanted DOMAIN/NAME, such as nvidia.com/gpu"
     elif _is_whole_only(name) and _amounts({name: value}).get(name, Fraction(0)).denominator != 1:
         yield f"got {value}, wanted a whole number"
 
@@ -115,7 +115,7 @@ def _resource_faults(name: str, value: Quantity) -> Iterator[str]:
 def _huge_page_faults(name: str, value: Quantity) -> Iterator[str]:
     size, amount = (_amounts({"": text}).get("", Fraction(0)) for text in (name.removeprefix(_HUGE_PAGES), value))
     if size == 0:
-        yield "is no resource; wanted hugepages-SIZE, such as hugepages-2Mi"
+        yield "is not a resource; wanted hugepages-SIZE, such as hugepages-2Mi"
     elif amount == 0 or amount % size:
         yield f"got {value}, wanted a multiple of {name.removeprefix(_HUGE_PAGES)}"
 

@@ -14,7 +14,7 @@ def parse_quantity(text: str) -> Fraction:
     """Raises ValueError for what is no quantity."""
     found = _PARTS.fullmatch(text)
     if found is None or not re.fullmatch(QUANTITY_PATTERN, text):
-        raise ValueError(f"{text!r} is no quantity; wanted a number with or without a unit, such as 128Gi, 500m or 8")
+        raise ValueError(f"{text!r} is not a quantity; wanted a number with or without a unit, such as 128Gi, 500m or 8")
     number, suffix = found["number"], found["suffix"]
     amount = Fraction(f"{number}0" if number.endswith(".") else number)
     if suffix in _TWOS:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from finetune_contract.plurals import counted
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import JobStatus
 from finetune_operator.api.status_words import describe
@@ -73,6 +74,7 @@ def _default(node: JsonObject, required: bool) -> str:
 def _bounds(node: JsonObject) -> str:
     low = f"{'>' if node.get('exclusiveMinimum') else '>='} {node['minimum']}" if "minimum" in node else ""
     high = f"{'<' if node.get('exclusiveMaximum') else '<='} {node['maximum']}" if "maximum" in node else ""
-    length = f"<= {node['maxLength']} characters" if "maxLength" in node and "enum" not in node else ""
-    entries = f"<= {node.get('maxItems', node.get('maxProperties'))} entries" if {"maxItems", "maxProperties"} & set(node) else ""
+    length = f"<= {counted(node['maxLength'], 'character')}" if "maxLength" in node and "enum" not in node else ""
+    most = node.get("maxItems", node.get("maxProperties"))
+    entries = f"<= {counted(most, 'entry', 'entries')}" if most is not None else ""
     return ", ".join(part for part in (low, high, length, entries) if part) or "-"

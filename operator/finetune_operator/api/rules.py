@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from finetune_contract.endpoints import is_beyond_the_cluster, parse_endpoint
 from finetune_contract.places import Place, Scheme, check_pattern, parse_place
+from finetune_contract.plurals import counted
 from finetune_operator.api.envelope import envelope_errors
 from finetune_operator.api.job import FineTuneJob, Metadata
 from finetune_operator.api.pod_rules import (
@@ -119,7 +120,7 @@ def nodes_min_is_at_most_max(spec: FineTuneJobSpec, _is_local: bool) -> Iterator
 def nodes_and_spares_are_at_most_256(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
     nodes, spares = spec.resources.nodes.max, spec.resources.spares
     if nodes + spares > MAX_PODS:
-        what = f"nodes.max {nodes} and spares {spares} are {nodes + spares} pods, at most {MAX_PODS} are allowed; lower one of them"
+        what = f"nodes.max {nodes} plus spares {spares} is {nodes + spares} pods, at most {MAX_PODS} are allowed; lower one of them"
         yield SpecError("spec.resources.spares", what)
 
 
@@ -130,7 +131,7 @@ def eval_rows_come_from_one_place(spec: FineTuneJobSpec, _is_local: bool) -> Ite
 
 def the_form_of_rows_is_said_once(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
     if spec.dataset.columns is not None and spec.dataset.format != "auto":
-        yield SpecError("spec.dataset.columns", "columns says the form of the rows, and so does format; leave one out")
+        yield SpecError("spec.dataset.columns", "columns and format both set the form of the rows; keep one")
 
 
 def output_is_not_the_checkpoint_place(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
@@ -170,11 +171,11 @@ def places_can_be_reached(spec: FineTuneJobSpec, is_local: bool) -> Iterator[Spe
             continue
         if place.scheme in _CLUSTER_SCHEMES and not is_subdomain(place.container):
             yield SpecError(
-                path, f"got {uri!r}: {place.container!r} is no name of a claim or ConfigMap; wanted {MEANING[SUBDOMAIN_PATTERN]}"
+                path, f"got {uri!r}: {place.container!r} is not the name of a claim or a ConfigMap; wanted {MEANING[SUBDOMAIN_PATTERN]}"
             )
             continue
         if path == "spec.model.uri" and place.scheme is Scheme.HF and "/" in place.path:
-            yield SpecError(path, f"got {uri!r}: a model is a whole repository; wanted hf://OWNER/NAME, and its branch as model.revision")
+            yield SpecError(path, f"got {uri!r}: a model is a whole repository; wanted hf://OWNER/NAME, with the branch in model.revision")
             continue
         yield from _scheme_errors(path, uri, place, allowed, is_local)
 
@@ -216,7 +217,7 @@ def lists_name_each_entry_once(spec: FineTuneJobSpec, _is_local: bool) -> Iterat
 def all_linear_stands_alone(spec: FineTuneJobSpec, _is_local: bool) -> Iterator[SpecError]:
     modules = spec.adapter.target_modules
     if "all-linear" in modules and len(modules) > 1:
-        yield SpecError("spec.adapter.targetModules", "all-linear is every linear layer; leave the other names out, or all-linear")
+        yield SpecError("spec.adapter.targetModules", "all-linear already names every linear layer; remove it or the other names")
 
 
 def immutable_fields_stay(new: JsonObject, old: Any) -> Iterator[SpecError]:
@@ -260,8 +261,9 @@ def _idle_ranks(spec: FineTuneJobSpec) -> Iterator[str]:
     rows = spec.training.global_batch_size
     if rows < ranks:
         idle = f"rank {rows}" if rows == ranks - 1 else f"ranks {rows} to {ranks - 1}"
-        gang = f"{ranks} ranks ({spec.resources.nodes.max} nodes x {spec.resources.processes_per_node})"
-        yield f"spec.training.globalBatchSize: {rows} rows for {gang}: {idle} will be idle; raise it to {ranks} or use fewer"
+        nodes = counted(spec.resources.nodes.max, "node")
+        gang = f"{counted(ranks, 'rank')} ({nodes} x {spec.resources.processes_per_node})"
+        yield f"spec.training.globalBatchSize: {counted(rows, 'row')} for {gang}: {idle} will stay idle; raise it to {ranks} or use fewer"
 
 
 def _credentials_in_the_clear(spec: FineTuneJobSpec) -> Iterator[str]:
@@ -274,9 +276,9 @@ def _credentials_in_the_clear(spec: FineTuneJobSpec) -> Iterator[str]:
     for path, url, what in named:
         with suppress(ValueError):
             if url is not None and url.startswith("http://") and is_beyond_the_cluster(parse_endpoint(url).host):
-                yield f"{path}: {what} can be read on the way, for http:// is not encrypted and the host is not in the cluster; use https://"
+                yield f"{path}: {what} can be read in transit: http:// is not encrypted, and the host is outside the cluster; use https://"
 
 
 def _held_out_rows_are_trained_on(spec: FineTuneJobSpec) -> Iterator[str]:
     if spec.dataset.eval_uri is not None and spec.dataset.eval_uri.rstrip("/") == spec.dataset.uri.rstrip("/"):
-        yield "spec.dataset.evalUri: is the place that is trained on, so that evalLoss says nothing of other rows; use evalFraction"
+        yield "spec.dataset.evalUri: is the same place as spec.dataset.uri, so evalLoss says nothing about unseen rows; use evalFraction"

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from finetune_contract.plurals import counted
 from finetune_operator.api.envelope import shown
 from finetune_operator.api.other_tools import counterpart_of
 from finetune_operator.api.quantities import QUANTITY_PATTERN
@@ -84,10 +85,11 @@ def _bound(detail: ErrorDetails) -> str:
     for key, text in words.items():
         if key in context:
             return f"{text} {context[key]}"
+    noun, plural = ("character", "characters") if detail["type"].startswith("string") else ("entry", "entries")
     if "max_length" in context:
-        return f"at most {context['max_length']} characters or entries"
+        return f"at most {counted(context['max_length'], noun, plural)}"
     if "min_length" in context:
-        return f"at least {context['min_length']} characters or entries"
+        return f"at least {counted(context['min_length'], noun, plural)}"
     return detail["msg"]
 
 

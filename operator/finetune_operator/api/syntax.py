@@ -73,4 +73,4 @@ def annotation_faults(annotations: Mapping[str, str]) -> Iterator[tuple[str, str
 def key_faults(entries: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for key in entries:
         if not is_qualified_name(key):
-            yield key, "is no key: wanted NAME or PREFIX/NAME, of letters, digits, '-', '_' and '.', at most 63 after the slash"
+            yield key, "is not a key: wanted NAME or PREFIX/NAME, of letters, digits, '-', '_' and '.', at most 63 after the slash"

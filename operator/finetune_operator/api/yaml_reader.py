@@ -93,7 +93,7 @@ class _Reading:
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node, path)
         if id(node) in self.open:
-            raise SpecError(render_path(path), "an anchor that holds itself", line=line)
+            raise SpecError(render_path(path), "an anchor contains itself", line=line)
         self.open.append(id(node))
         value = self._mapping(node, path) if isinstance(node, yaml.MappingNode) else self._sequence(node, path)
         self.open.pop()
@@ -140,7 +140,7 @@ def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
 
 def _key(node: yaml.Node, path: Path, line: int) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        left = "; {{ .. }} is left of a template: render it first" if isinstance(node, yaml.MappingNode) and node.flow_style else ""
+        left = "; {{ .. }} belongs to a template: render it first" if isinstance(node, yaml.MappingNode) and node.flow_style else ""
         raise SpecError(render_path(path), f"a list or an object cannot be a key{left}", line=line)
     try:
         return read_key(_scalar(node, path))

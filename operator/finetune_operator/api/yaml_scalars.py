@@ -28,7 +28,7 @@ def read_plain(text: str) -> Scalar:
     if text in _NULL:
         return None
     if _NOT_FINITE.fullmatch(text):
-        raise ValueError(f"{text} is no number that JSON can say")
+        raise ValueError(f"{text} is not a number that JSON can express")
     if text[0] not in "+-.0123456789" or len(text) > _MAX_NUMBER_CHARS:
         return text
     digits = text if text[0] == "." else text.replace("_", "")
@@ -46,12 +46,12 @@ def read_tagged(tag: str, text: str) -> Scalar:
         try:
             return base64.b64decode(text, validate=True).decode(errors="replace")
         except binascii.Error as error:
-            raise ValueError("!!binary holds no base64") from error
+            raise ValueError("!!binary is not base64") from error
     if name not in _TAGS:
         return text
     value = read_plain(text)
     if type(value) not in _TAGS[name]:
-        raise ValueError(f"{text!r} is no !!{name}")
+        raise ValueError(f"{text!r} is not a valid !!{name}")
     return value
 
 

@@ -54,7 +54,7 @@ class Connection:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self.socket.send_str(render_message(order))
             except (TimeoutError, ConnectionError):
-                await self.close("orders are not taken")
+                await self.close("the member does not take its orders")
                 return
 
     async def close(self, why: str) -> None:

@@ -45,7 +45,7 @@ class Inbox:
                 return
             wait = pace.receive(len(frame.data) if isinstance(frame.data, str | bytes) else 0, _now())
             if pace.is_out_of_patience(_now()):
-                self._refusals.note(identity.member_uid, "pace", "a member says more than it may, its channel is closed")
+                self._refusals.note(identity.member_uid, "pace", "a member sends too many messages, its channel is closed")
                 await connection.close("too many messages")
                 return
             if frame.type is WSMsgType.TEXT:

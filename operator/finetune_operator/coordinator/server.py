@@ -65,8 +65,8 @@ class Coordinator:
         if connection is None:
             return
         if not connection.put(order, self._clock.now(), lambda order: self._address(connection.identity.job_uid, order)):
-            log.warning("member takes no orders, its channel is closed", extra={"member": member_uid})
-            self._close(connection, "orders are not taken")
+            log.warning("member does not take its orders, its channel is closed", extra={"member": member_uid})
+            self._close(connection, "the member does not take its orders")
 
     def forget(self, member_uid: str) -> None:
         self.drop(member_uid)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from finetune_contract.plurals import counted, verb
 from finetune_contract.values import changed
 from finetune_operator.api.status import MemberFailures
 from finetune_operator.decide.answers.answer import Answer
@@ -23,7 +24,7 @@ def fail_a_job_past_its_deadline(gang: Gang, diagnosis: Diagnosis) -> Answer | N
     if sum(spent.model_dump().values()) - spent.waiting_seconds < limit:
         return None
     last = gang.status.last_commit
-    state = "nothing is committed" if last is None else f"its newest commit is of step {last.step}"
+    state = "no step is committed" if last is None else f"the newest commit holds step {last.step}"
     return fail(gang, reason="DeadlineExceeded", message=f"spec.activeDeadlineSeconds: the job was active for {limit} s; {state}")
 
 
@@ -37,12 +38,13 @@ def give_back_a_gang_that_never_starts(gang: Gang, diagnosis: Diagnosis) -> Answ
         why = f"{stuck[0].name}: {why_not_started(gang, stuck[0])}"
         why += f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
     elif silent * SECONDS_A_SILENT_END >= gang.spec.start_timeout_seconds:
-        why = f"{silent} members in a row ended before connecting to the operator; their logs say why"
+        in_a_row = " in a row" if silent > 1 else ""
+        why = f"{counted(silent, 'member')}{in_a_row} ended before connecting to the operator; see {verb(silent, 'its log', 'their logs')}"
     else:
         return None
     count = gang.status.failed_starts.count + 1
     if count >= MAX_FAILED_STARTS:
-        return fail(gang, reason="NeverStarted", message=f"{why}; this was so {count} times in a row")
+        return fail(gang, reason="NeverStarted", message=f"{why}; this happened {counted(count, 'time')} in a row")
     least = gang.spec.grace_seconds + TURN_SECONDS  # its pods have gone, and another gang had a turn
     answer = give_back(gang, reason="NeverStarted", why=why, backs_off=True, least_seconds=least)
     status = changed(answer.status, failed_starts=MemberFailures(count=count, last_at=gang.now), silent_members=MemberFailures())

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from finetune_contract.config import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION, speak_together
 from finetune_contract.messages import MemberPhase
+from finetune_contract.plurals import counted, verb
 from finetune_operator.api.status import JobStatus
-from finetune_operator.decide.answers.answer import Answer, Phase, counted, sentence_of, soonest
+from finetune_operator.decide.answers.answer import Answer, Phase, sentence_of, soonest
 from finetune_operator.decide.facts.gang import Gang, Member
 from finetune_operator.decide.facts.kueue import CAPTURED_BY_KUEUE, how_to_keep_kueue_away
 from finetune_operator.decide.facts.line import is_unschedulable
@@ -62,18 +63,18 @@ def where_it_stands(gang: Gang, status: JobStatus) -> tuple[Phase, str, str]:
     if entry.is_over:
         reason, message = _what_is_waited_for(gang, status)
         return Phase.RECOVERING, reason, f"{status.recoveries[-1].reason}; {message}"[:1024]
-    nodes = f"formation {entry.number} of {counted(len(entry.serials), 'member')}"
+    nodes = f"formation {entry.number} ({counted(len(entry.serials), 'member')})"
     if entry.first_step_at is None:
         pending = status.recoveries[-1] if status.recoveries else None
         if pending is not None and pending.total_seconds is None:
-            return Phase.RECOVERING, "Starting", f"{pending.reason}; {nodes} starts"[:1024]
-        return Phase.STARTING, "Starting", f"{nodes} starts{_rows_made(gang)}"
+            return Phase.RECOVERING, "Starting", f"{pending.reason}; {nodes} is starting"[:1024]
+        return Phase.STARTING, "Starting", f"{nodes} is starting{_rows_made(gang)}"
     run = gang.crew[0].run if gang.crew and gang.active is not None and gang.active.number == entry.number else None
     phase = Phase.TRAINING if run is None else _PHASE_OF.get(run.phase, Phase.TRAINING)
     blocked = _what_blocks(gang, status)
     if blocked is not None:
-        return phase, blocked[0], f"{nodes} trains; {blocked[1]}"
-    return phase, phase.value, f"{nodes} trains"
+        return phase, blocked[0], f"{nodes} is {phase.value.lower()}; {blocked[1]}"
+    return phase, phase.value, f"{nodes} is {phase.value.lower()}"
 
 
 def _rows_made(gang: Gang) -> str:
@@ -82,8 +83,9 @@ def _rows_made(gang: Gang) -> str:
     behind = min(told, key=lambda run: run.rows_done or 0, default=None)
     if behind is None:
         return ""
-    total = f" of about {behind.rows_total}" if behind.rows_total is not None else ""
-    return f": tokenising {behind.rows_done}{total} rows"
+    rows_done = behind.rows_done or 0
+    rows = counted(rows_done, "row") if behind.rows_total is None else f"{rows_done} of about {counted(behind.rows_total, 'row')}"
+    return f": tokenised {rows}"
 
 
 def _what_is_waited_for(gang: Gang, status: JobStatus) -> tuple[str, str]:
@@ -112,23 +114,24 @@ def _what_blocks(gang: Gang, status: JobStatus) -> tuple[str, str] | None:
         return "ContainerWaiting", f"{stuck.name}: {stuck.waiting}"
     bare = tuple(member for member in gang.members if has_no_container_yet(gang, member))
     if bare:
-        why = f"its image is still pulled, or one of what it mounts is missing ({', '.join(gang.spec.mounted) or 'none'})"
-        advice = f"{why}; see kubectl describe pod {bare[0].name}"
-        return "NoContainer", f"{sentence_of(bare)} {_are(bare)} placed without a container; {advice}"
+        missing = f", or one of these is missing: {', '.join(gang.spec.mounted)}" if gang.spec.mounted else ""
+        advice = f"the image is still being pulled{missing}; see kubectl describe pod {bare[0].name}"
+        return "NoContainer", f"{sentence_of(bare)} {verb(len(bare), 'has', 'have')} a node but no container; {advice}"
     if (foreign := next((member for member in gang.members if _speaks_no_common_version(member)), None)) is not None:
         return "VersionSkew", _skew_of(foreign)
     silent = tuple(member for member in gang.members if _is_silent(gang, member))
     if silent:
-        advice = "check that pods of this namespace reach the Service finetune-channel, and that no NetworkPolicy is in between"
-        return "MembersSilent", f"{sentence_of(silent)} {_are(silent)} running and never connected to the operator; {advice}"
+        advice = "check that pods of this namespace reach the Service finetune-channel and that no NetworkPolicy blocks them"
+        return "MembersSilent", f"{sentence_of(silent)} {_are(silent)} running but never connected to the operator; {advice}"
     if status.silent_members.count > 0:
-        ended = counted(status.silent_members.count, "member")
-        return "MembersEndSilently", f"{ended} ended before connecting to the operator; see their logs"
+        num_silent = status.silent_members.count
+        advice = f"see {verb(num_silent, 'its log', 'their logs')}"
+        return "MembersEndSilently", f"{counted(num_silent, 'member')} ended before connecting to the operator; {advice}"
     return None
 
 
 def _are(members: tuple[Member, ...]) -> str:
-    return "is" if len(members) == 1 else "are"
+    return verb(len(members), "is", "are")
 
 
 def _speaks_no_common_version(member: Member) -> bool:
@@ -142,7 +145,7 @@ def _skew_of(member: Member) -> str:
     assert session is not None
     theirs = f"contract versions {session.oldest_contract_version} to {session.contract_version}"
     ours = f"{OLDEST_CONTRACT_VERSION} to {CONTRACT_VERSION}"
-    return f"{member.name} speaks {theirs}, this operator {ours}; use a trainer image of the operator's release or of the one before"
+    return f"{member.name} speaks {theirs}, but this operator speaks {ours}; use a trainer image of this release or of the one before"
 
 
 def _is_silent(gang: Gang, member: Member) -> bool:

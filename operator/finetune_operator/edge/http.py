@@ -100,7 +100,7 @@ class HttpServer:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         if self._num_readers >= _MAX_READERS + _MAX_WAITING:
             self._refuse("busy")
-            return web.Response(status=503, headers={"Retry-After": "1"}, text="too many read the metrics at once\n")
+            return web.Response(status=503, headers={"Retry-After": "1"}, text="too many readers of the metrics at once\n")
         self._num_readers += 1
         guest = None if self._door is None else self._door.guest_of(request)
         if self._door is not None and guest is not None:

@@ -13,7 +13,7 @@ from finetune_operator.kube.pods import render_pod
 from finetune_operator.kube.shape import section, text
 from finetune_operator.reconcile.ports import Created, NameTaken, PodInvalid, Refused
 
-_MUTATED = "a mutating webhook of the cluster takes them away; exempt pods with the label finetune.dev/job-uid from it"
+_MUTATED = "a mutating webhook of the cluster removes them; exempt pods with the label finetune.dev/job-uid from that webhook"
 _REFUSALS = {400, 403, 404, 422}  # 404: the namespace is gone
 _INVALID = {400, 422}
 # Somebody's policy denies with 400 or 422 as well, but policies change; the API server has no other mark for it than these words.

@@ -60,7 +60,7 @@ def run_file(options: RunOptions, environment: Mapping[str, str]) -> int:
         why = error.strerror if isinstance(error, OSError) else error
         sys.stderr.write(f"--work-dir {work}: {why}; choose another folder\n")
         return INVALID
-    goes_on = f", going on with {job.metadata.name} {job.metadata.uid}" if job.status.last_serial else ""
+    goes_on = f", continuing {job.metadata.name} {job.metadata.uid}" if job.status.last_serial else ""
     sys.stdout.write(f"work folder {folders.work}{goes_on}\n")
     try:
         code = asyncio.run(_run(job, folders, options, environment))
@@ -69,7 +69,7 @@ def run_file(options: RunOptions, environment: Mapping[str, str]) -> int:
         sys.stderr.write(f"work folder {folders.work}: {error.strerror}; make room, or choose another folder with --work-dir\n")
         return FAILED
     if code == INTERRUPTED:
-        sys.stdout.write(f"go on with: finetune run {options.file} --work-dir {folders.work}\n")
+        sys.stdout.write(f"continue with: finetune run {options.file} --work-dir {folders.work}\n")
     return code
 
 

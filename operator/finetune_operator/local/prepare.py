@@ -53,9 +53,9 @@ def continue_job(job: FineTuneJob, before: FineTuneJob | None) -> FineTuneJob:
     if before is None:
         return job
     if before.status.is_ended:
-        raise OtherRun(f"holds the run of {before.metadata.name} that has ended")
+        raise OtherRun(f"holds a finished run of {before.metadata.name}")
     if (before.key, _recipe(before)) != (job.key, _recipe(job)):
-        raise OtherRun(f"holds an unfinished run of {before.metadata.name} with another model, data, adapter, training or place")
+        raise OtherRun(f"holds an unfinished run of {before.metadata.name} with another model, dataset, adapter, training or place")
     metadata = changed(before.metadata, generation=before.metadata.generation + 1)
     return changed(job, metadata=metadata, status=before.status)
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=whole_number(0, _MAX_SHOWN), default=3, metavar="N", help="how many rows to show (default: 3)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="the model's folder on this machine, in place of spec.model.uri")
     parser.add_argument("--data", type=Path, metavar="PATH", help="the rows on this machine, in place of spec.dataset.uri")
-    parser.add_argument("--plain", action="store_true", help="[[ ]] around what carries loss instead of colour")
+    parser.add_argument("--plain", action="store_true", help="mark tokens that carry loss by [[ ]] instead of colour")
 
 
 def rows_from_arguments(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
@@ -78,12 +78,12 @@ def read_job(file: Path, scratch: Path, *, model: Path | None, data: Path | None
     parsed = parse_job(value)
     dataset = parsed.spec.dataset
     for field, uri, advice in (
-        ("spec.model.uri", parsed.spec.model.uri, "give a copy of it by --model DIR"),
-        ("spec.dataset.uri", dataset.uri, "give a copy of it by --data PATH"),
-        ("spec.dataset.evalUri", dataset.eval_uri, "take it out for this look"),
+        ("spec.model.uri", parsed.spec.model.uri, "pass a copy with --model DIR"),
+        ("spec.dataset.uri", dataset.uri, "pass a copy with --data PATH"),
+        ("spec.dataset.evalUri", dataset.eval_uri, "remove the field from a copy of the job"),
     ):
         if uri is not None and parse_place(uri).scheme in {Scheme.PVC, Scheme.CONFIGMAP}:
-            raise FileRefused(f"{shown_name(file)}: {field}: {uri} lies in the cluster, and this machine does not see it; {advice}")
+            raise FileRefused(f"{shown_name(file)}: {field}: {uri} is in the cluster and cannot be read from this machine; {advice}")
     # What the API server would give it: a template may show the day.
     return changed(parsed, metadata=changed(parsed.metadata, creation_timestamp=datetime.now(UTC)))
 

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir", type=Path, metavar="DIR", help="keep status and logs here (default: a fresh folder in the user's cache)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the members' scratch files, for a look at them")
-    parser.add_argument("--plain", action="store_true", help="lines instead of a live table")
+    parser.add_argument("--keep", action="store_true", help="keep the members' scratch files, to inspect them")
+    parser.add_argument("--plain", action="store_true", help="print lines instead of a live table")
 
 
 def run_from_arguments(arguments: argparse.Namespace) -> int:

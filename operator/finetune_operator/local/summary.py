@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from finetune_contract.plurals import counted
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.status import ProgressEntry, Recovery
 from finetune_operator.local.folders import RunFolders
@@ -23,9 +24,10 @@ def _rows(job: FineTuneJob, folders: RunFolders) -> Iterator[tuple[str, str]]:
         yield "state hash", f"sha256:{status.output.sha256}"
     if status.progress is not None:
         yield "loss", _losses(status.progress)
-        yield "steps", f"{status.progress.step} of {status.progress.total_steps}, {status.progress.tokens_total} tokens"
+        yield "steps", f"{status.progress.step} of {status.progress.total_steps}, {counted(status.progress.tokens_total, 'token')}"
     if status.restarts.total:
-        yield "restarts", f"{status.restarts.total} ({status.restarts.disruptions} disruptions, {status.restarts.crashes} crashes)"
+        kinds = f"{counted(status.restarts.disruptions, 'disruption')}, {counted(status.restarts.crashes, 'crash', 'crashes')}"
+        yield "restarts", f"{status.restarts.total} ({kinds})"
     for recovery in status.recoveries:
         yield "recovery", _recovery(recovery)
     yield "status", str(folders.status)

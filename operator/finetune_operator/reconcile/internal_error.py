@@ -25,7 +25,8 @@ def words_of(error: BaseException) -> str:
 
 def with_internal_error(job: FineTuneJob, error: BaseException, now: datetime) -> JobStatus:
     """The stored status with condition Stalled. The words name no count that grows, so that the same fault is written once."""
-    message = f"the operator fails at this job, its members are left alone, it is tried again every few minutes: {words_of(error)}"
+    goes_on = "the members of the job keep running, and the operator tries again every few minutes"
+    message = f"the operator met an internal error on this job; {goes_on}: {words_of(error)}"
     before = job.status.condition("Stalled")
     since = before.last_transition_time if before is not None and before.status == "True" else now
     stalled = Condition(

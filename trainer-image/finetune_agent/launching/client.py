@@ -23,6 +23,7 @@ from finetune_agent.launching.messages import (
 from finetune_agent.processes.proc_tree import end_all_below
 from finetune_agent.settings import Settings
 from finetune_contract.failures import FailureClass, TrainingError
+from finetune_contract.plurals import counted
 from finetune_contract.run_order import RunOrder
 from finetune_contract.times import LAUNCHER_RESTART_SECONDS
 from finetune_contract.values import changed
@@ -86,7 +87,9 @@ class Workers:
                 self._launch.events.put_nowait(LauncherEnded(formation=self._launch.formation, status=9))
             num_duds = 0 if is_proven else num_duds + 1
             if num_duds == _MOST_DUDS:
-                message = f"the trainer cannot be loaded: its process ended {num_duds} times before it was ready; the log says why"
+                message = (
+                    f"the trainer cannot be loaded: its process ended {counted(num_duds, 'time')} before it was ready; the log says why"
+                )
                 raise TrainingError(FailureClass.INTERNAL, message)
             await asyncio.sleep(LAUNCHER_RESTART_SECONDS)
 

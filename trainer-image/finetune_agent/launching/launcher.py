@@ -178,5 +178,5 @@ def _report(rank: int, exit_code: int) -> FailureReport:
         name = signal.Signals(-exit_code).name
         message = f"rank {rank} was ended by {name}"
         return FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message=message, rank=rank, signal=name)
-    message = f"rank {rank} ended with exit code {exit_code} without saying why; its last lines stand in the member's log"
+    message = f"rank {rank} ended with exit code {exit_code} without saying why; its last lines are in the log of the member"
     return FailureReport(failure_class=FailureClass.INTERNAL, message=message, rank=rank, exit_code=exit_code)

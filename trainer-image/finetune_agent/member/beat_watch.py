@@ -44,8 +44,8 @@ class BeatWatch:
         deadline = self._deadline(self._beat.tokens(rank - first_rank))
         if seconds <= deadline + (0.0 if is_to_blame else WAITING_RANK_SECONDS):
             return None
-        what = "hangs: no beat" if is_to_blame else "waits for its peers, and none of them says why: no beat"
-        message = f"rank {rank} {what} for {seconds:.0f} s in phase {self._phase} (deadline {deadline:g} s); stacks are in the log"
+        what = "hangs: no progress" if is_to_blame else "waits for its peers, and none of them reports a failure: no progress"
+        message = f"rank {rank} {what} for {seconds:.0f} s in phase {self._phase} (limit {deadline:g} s); stack traces are in the log"
         return FailureReport(failure_class=FailureClass.HANG, message=message, rank=rank)
 
     def _deadline(self, num_tokens: int) -> float:

@@ -1,7 +1,7 @@
-"""Stops a worker where its end costs no step: its peers may not have finished one that it has not kept.
+"""Stops a worker between two steps, when its peers have finished no step whose snapshot this member has not kept yet.
 
-A step is finished by all ranks together and kept by each member for itself. A member that hands over between the two would take the
-step back, although another one, which may be leaving, has told of it.
+A step is finished by all ranks together and kept by each member for itself. A member that hands over between the two would lose
+the step, although another member, which may be leaving, has already reported it.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from finetune_agent.member.stopped import STOPPED, read_process_state
+from finetune_agent.member.sigstop import STOPPED, read_process_state
 from finetune_contract.times import BETWEEN_STEPS_POLL_SECONDS, BETWEEN_STEPS_SECONDS
 
 _GONE = {"", "Z", "X"}

@@ -8,10 +8,10 @@ import signal
 from finetune_agent.launching.client import Launch
 from finetune_agent.launching.messages import LauncherEnded, LaunchEvent, LaunchRefused, WorkerForked
 from finetune_agent.member.beat_watch import BeatWatch
+from finetune_agent.member.local_ranks import LocalRanks
 from finetune_agent.member.progress_gate import ProgressGate
-from finetune_agent.member.ranks import Ranks
 from finetune_agent.member.run_report import RunReport
-from finetune_agent.member.stopped import StopWatch
+from finetune_agent.member.sigstop import SigstopDetector
 from finetune_contract.beat import Beat
 from finetune_contract.failures import FailureClass, FailureReport
 from finetune_contract.messages import MemberPhase
@@ -40,7 +40,7 @@ _PHASES = {
 class Following:
     """`run` once. `ranks` is kept up to date; `exported` is there when rank 0 has written the adapter."""
 
-    def __init__(self, launch: Launch, *, ranks: Ranks, beat: Beat, run: RunReport) -> None:
+    def __init__(self, launch: Launch, *, ranks: LocalRanks, beat: Beat, run: RunReport) -> None:
         self._launch, self._ranks, self._run = launch, ranks, run
         self._watch = BeatWatch(beat=beat, num_local=ranks.num_local, clock=asyncio.get_running_loop().time)
         self._gate = ProgressGate(tell=run.tell)
@@ -57,7 +57,7 @@ class Following:
             self._gate.close()
 
     async def _follow(self) -> FailureReport | None:
-        clock, stops = asyncio.get_running_loop().time, StopWatch()
+        clock, sigstop = asyncio.get_running_loop().time, SigstopDetector()
         decide_at: float | None = None
         while not self._ranks.are_done:
             # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with an event.
@@ -74,7 +74,7 @@ class Following:
                 self._ranks.dump_stacks()
                 await asyncio.sleep(FORMATION_TICK_SECONDS)  # faulthandler writes meanwhile
                 return hang
-            if event is None and (stopped := stops.judge(self._ranks.pids_by_rank, self._ranks.done)) is not None:
+            if event is None and (stopped := sigstop.judge(self._ranks.pids_by_rank, self._ranks.done)) is not None:
                 return stopped
         return None
 

@@ -9,7 +9,7 @@ Whoever ends it early cancels `run`; nothing of it is alive when `run` is over.
 from finetune_agent.launching.client import Workers
 from finetune_agent.member.between_steps import stop_between_steps
 from finetune_agent.member.following import Following
-from finetune_agent.member.ranks import Ranks
+from finetune_agent.member.local_ranks import LocalRanks
 from finetune_agent.member.run_report import RunReport
 from finetune_agent.member.starting import fetch_newer_commit, make_run_order, output_folder, refuse_other_inputs
 from finetune_agent.preparing.messages import ReadyInputs
@@ -42,7 +42,7 @@ class Formation:
         self._config, self._settings, self._inputs = config, settings, inputs
         self._run, self._workers, self._uploads = run, workers, uploads
         num_local = config.gang.processes_per_node
-        self._ranks = Ranks(num_local=num_local, first=start.node_rank * num_local)
+        self._ranks = LocalRanks(num_local=num_local, first=start.node_rank * num_local)
         self.is_handed_over = False  # another formation takes over while this one trains
 
     async def run(self, beat: Beat) -> None:
@@ -78,7 +78,7 @@ class Formation:
         self._uploads.rest()
         if self.start.node_rank == 0:
             if exported is None:
-                raise TrainingError(FailureClass.INTERNAL, "all ranks are done, but rank 0 did not say where the adapter is")
+                raise TrainingError(FailureClass.INTERNAL, "all ranks are done, but rank 0 did not report where the adapter is")
             self._run.enter(MemberPhase.EXPORTING)
             self._run.publish(await self._uploads.publish(lambda number: self._publish_request(number, exported)))
         self._run.enter(MemberPhase.FINISHED)

@@ -59,9 +59,9 @@ class RunReport:
 
     def describe_lag(self) -> str:
         """For a member that ends while it is behind."""
-        before = "it committed none" if self.commit is None else f"its newest commit is of step {self.commit.step}"
+        before = "its run has no commit" if self.commit is None else f"its newest commit holds step {self.commit.step}"
         step = 0 if self.snapshot is None else self.snapshot.step
-        return f"step {step} could not be committed before this member ended, {before}; what no other member holds is computed again"
+        return f"step {step} could not be committed before this member ended, {before}; steps that no other member holds are computed again"
 
     def tell(self, message: OfRun) -> None:
         self._send(changed(message, run=self.uid))

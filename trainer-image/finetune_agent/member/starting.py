@@ -40,7 +40,7 @@ async def fetch_newer_commit(
     if loaded is not None:
         _log.info("commit loaded", extra={"formation": loaded.formation, "step": loaded.step})
     elif hint is not None and own is None:
-        message = f"no commit verifies, though step {hint.step} was reported: training starts again from step 0"
+        message = f"no commit can be verified, though step {hint.step} was reported as committed; training starts again from step 0"
         warn(Warned(reason="CommitLost", message=message))
     return newest_state(loaded, own)
 

@@ -60,8 +60,8 @@ class TakenOrders:
             newest = f"formation {self._run.formation}, phase {self._run.phase.value}"
             _log.warning("start refused: %s", newest, extra={"formation": order.formation, "order": "start"})
             return
-        if (broken := self._training.find_broken_input()) is not None:
-            message = f"{broken}; another member takes the place of this one and fetches it again"
+        if (changed := self._training.find_changed_input()) is not None:
+            message = f"{changed}; another member takes this member's place and fetches the file again"
             self._ending.end(ExitCode.FAILED, FailureReport(failure_class=FailureClass.INFRASTRUCTURE, message=message))
             return
         await self._training.start(order)

@@ -3,9 +3,9 @@
 import asyncio
 
 from finetune_agent.launching.client import Workers
+from finetune_agent.member.file_stamps import FileStamps, find_changed, take_stamps
 from finetune_agent.member.formation import Formation
 from finetune_agent.member.run_report import RunReport
-from finetune_agent.member.seals import Seals, find_broken, seal
 from finetune_agent.member.tasks import Tasks
 from finetune_agent.preparing.messages import ReadyInputs
 from finetune_agent.settings import Settings
@@ -24,7 +24,7 @@ class Training:
         self._config, self._settings, self._beat = config, settings, beat
         self._run, self._workers, self._uploads, self._tasks = run, workers, uploads, tasks
         self._inputs: ReadyInputs | None = None
-        self._seals: Seals = {}
+        self._stamps: FileStamps = {}
         self._formation: Formation | None = None
         self._running: asyncio.Task[None] | None = None
         self.is_saver = False  # node rank 0 of the newest formation: saves on stop
@@ -34,11 +34,11 @@ class Training:
         return self._inputs is not None
 
     def provide(self, inputs: ReadyInputs) -> None:
-        self._inputs, self._run.inputs, self._seals = inputs, inputs.digests, seal(inputs)
+        self._inputs, self._run.inputs, self._stamps = inputs, inputs.digests, take_stamps(inputs)
 
-    def find_broken_input(self) -> str | None:
+    def find_changed_input(self) -> str | None:
         """Which input is not what it was when it was provided."""
-        return find_broken(self._seals)
+        return find_changed(self._stamps)
 
     async def start(self, order: Start) -> None:
         assert self._inputs is not None

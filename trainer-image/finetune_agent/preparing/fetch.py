@@ -19,6 +19,7 @@ from finetune_agent.stores.open_store import check_inside, claim_of, folder_of, 
 from finetune_contract.config import ModelConfig, StorageConfig
 from finetune_contract.inside import LeavesFolder, join
 from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, Place, Scheme, check_pattern, is_pattern, parse_place
+from finetune_contract.plurals import counted
 
 
 class Fetch:
@@ -196,7 +197,7 @@ def _download(store: ObjectStore, info: ObjectInfo, target: Path) -> str:
             file.write(chunk)
             num_bytes += len(chunk)
     if num_bytes != info.num_bytes or store.describe(info.key).version != info.version:
-        raise InputChanged(f"{info.key} changed while it was downloaded ({num_bytes} bytes of {info.num_bytes})")
+        raise InputChanged(f"{info.key} changed while it was downloaded ({num_bytes} of {counted(info.num_bytes, 'byte')})")
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from finetune_agent.preparing.model_files import is_model_file, model_files
 from finetune_agent.preparing.row_files import choose_files
 from finetune_agent.stores.object_store import StoreRefused
 from finetune_agent.stores.open_store import check_inside
+from finetune_contract.plurals import counted
 
 _OLD_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf")
 
@@ -60,7 +61,7 @@ def refuse_no_model(uri: str, names: Sequence[str]) -> None:
     if not missing:
         return
     found = sum(map(is_model_file, names))
-    came = f"{found} model files" if found else "nothing of a model"
+    came = counted(found, "model file") if found else "no file of a model"
     advice = "check the uri, or upload the model there"
     if old and "*.safetensors" in missing:
         came += f", weights as {', '.join(old[:3])}"

@@ -36,6 +36,6 @@ def until_it_answers(field: str, attempt: Callable[[], _Result], *, warn: Callab
             _log.warning("%s: %s; trying again", field, error)
             if time.monotonic() - told_at >= STORE_AWAY_AGAIN_SECONDS:
                 told_at = time.monotonic()
-                warn(f"{field}: {error}; trying again until it answers")
+                warn(f"{field}: {error}; the member keeps trying")
         num_failures += 1
         time.sleep(_BACKOFF.spread_after(num_failures, random))

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from finetune_agent.preparing.digests import OWN_PREFIX
 from finetune_agent.stores.object_store import StoreRefused
 from finetune_contract.places import is_pattern
+from finetune_contract.plurals import counted
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".json", ".json.gz")
 MAX_FILES = 10_000
@@ -57,8 +58,8 @@ def choose_of_repository(names: Sequence[str], inside: str, *, uri: str) -> tupl
         shown = ", ".join(rows[:_SHOWN]) + (", .." if len(rows) > _SHOWN else "")
         example = f"{uri}/{(train or rows)[0]}"
         raise StoreRefused(
-            f"{uri} holds {len(rows)} files of rows ({shown}) and does not say which to train on; name a file, a folder or a pattern, "
-            f"as in {example}"
+            f"{uri} holds {counted(len(rows), 'file')} of rows ({shown}) and does not say which to train on; "
+            f"name a file, a folder or a pattern, as in {example}"
         )
     return _bounded(chosen, names, uri=uri)
 

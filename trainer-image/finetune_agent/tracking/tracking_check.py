@@ -24,7 +24,7 @@ def check_tracking(
     if tracking.endpoint is not None:  # before anything is looked at: the key of the Secret is sent there
         check_reachable(tracking.endpoint, field="spec.tracking.endpoint", allowed=allowed_endpoints)
     if find_spec("wandb") is None:
-        advice = "install finetune-operator[tracking], take the project's trainer image, or leave it out"
+        advice = "install finetune-operator[tracking], use the trainer image of this project, or remove reportTo"
         raise TrainingError(FailureClass.USER_ERROR, f"spec.tracking.reportTo: the package wandb is not installed here; {advice}")
     if environment.get("WANDB_MODE") in {"offline", "disabled", "dryrun"}:
         return
@@ -35,7 +35,7 @@ def check_tracking(
         return
     names = [entry.name for entry in folder.iterdir() if not entry.name.startswith("..")] if folder.is_dir() else []
     if not names:
-        raise StoreUnavailable("there is no such Secret in this namespace, or it is empty")
+        raise StoreUnavailable("the Secret does not exist in this namespace, or it is empty")
     if not CredentialFiles(folder).read_tracking_key():
         what = f"the Secret has no WANDB_API_KEY; it has {', '.join(sorted(names))}"
         raise TrainingError(FailureClass.USER_ERROR, f"spec.tracking.secretName: {what}")

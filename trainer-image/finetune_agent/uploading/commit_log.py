@@ -19,6 +19,7 @@ from finetune_contract.commits import (
     render_manifest,
     state_key,
 )
+from finetune_contract.plurals import counted
 from finetune_contract.slots import Snapshot
 from finetune_contract.state import InputDigests, StateId
 
@@ -63,7 +64,7 @@ class CommitLog:
         except ObjectMissing as error:
             raise CommitInvalid(f"{key} is missing") from error
         if len(data) != manifest.num_bytes:
-            raise CommitInvalid(f"{key} has {len(data)} bytes, its manifest says {manifest.num_bytes}")
+            raise CommitInvalid(f"{key} has {counted(len(data), 'byte')}, its manifest says {manifest.num_bytes}")
         if zlib.crc32(data) != manifest.crc32:
             raise CommitInvalid(f"{key} is damaged: its CRC differs from the manifest's")
         if inputs is not None and manifest.record.inputs != inputs:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from finetune_contract import plurals
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.answers.decision import DeleteMember, Event, SendOrder
 from finetune_operator.decide.facts.gang import Member
@@ -61,9 +62,7 @@ def delete_pod(pod: PodView) -> DeleteMember:
     return DeleteMember(uid=pod.uid, name=pod.name)
 
 
-def counted(num: int, noun: str) -> str:
-    """1 member, 2 members."""
-    return f"{num} {noun}{'' if num == 1 else 's'}"
+counted = plurals.counted  # the rules of placing take it from here
 
 
 def sentence_of(members: tuple[Member, ...]) -> str:

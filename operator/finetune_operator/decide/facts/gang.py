@@ -123,7 +123,7 @@ class Gang:
         return (*self.known, *(_stray(pod, self.observed.sessions) for pod in self.strays if pod.uid not in uids))
 
     @cached_property
-    def furthest_step(self) -> int:
+    def reached_step(self) -> int:
         """The greatest step that the newest formation reported."""
         entry = self.status.formation
         if entry is None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from finetune_contract.failures import FailureClass, FailureKind
+from finetune_contract.plurals import counted
 from finetune_contract.state import newest_state
 from finetune_contract.values import changed
 from finetune_operator.api.status import FormationEntry, JobStatus, MemberFailures, Pinned, PinnedInputs
-from finetune_operator.decide.answers.answer import counted
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.facts.gang import PAST_FIRST_STEP, Gang, Member
 from finetune_operator.decide.recovering import recoveries
@@ -68,8 +68,8 @@ def _suspect_after_a_replay(before: JobStatus, begun: FormationEntry) -> tuple[E
         return ()
     if (begun.resumed_step or 0) < begun.furthest_step or len(begun.serials) == 1:
         return ()
-    what = f"step {begun.furthest_step + 1} was not finite there and is finite now that its rows were computed by other ranks"
-    return (Event(type="Warning", reason="SuspectHardware", message=f"{record.member}: {what}; look at the hardware of its node"),)
+    what = f"step {begun.furthest_step + 1} was not finite on this member and is finite now that other ranks computed its rows"
+    return (Event(type="Warning", reason="SuspectHardware", message=f"{record.member}: {what}; check the hardware of its node"),)
 
 
 def forgive_crashes_before_progress(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
@@ -162,7 +162,7 @@ def _start(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer, crew: tupl
         resume=resume.state,
         resume_serial=None if resume.holder is None else resume.holder.serial,
         ordered_at=gang.now,
-        furthest_step=max(gang.furthest_step, 0 if before is None else before.furthest_step),
+        furthest_step=max(gang.reached_step, 0 if before is None else before.furthest_step),
     )
     status = changed(status, formation=entry, last_formation=number, pinned=pinned, failed_starts=MemberFailures())
     where = "" if resume.state is None else f", from step {resume.state.step}"

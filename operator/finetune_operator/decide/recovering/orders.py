@@ -8,7 +8,7 @@ from finetune_operator.decide.recovering import recoveries
 
 
 def orders_of_formation(gang: Gang, status: JobStatus, why: str) -> tuple[SendOrder, ...]:
-    """Starts of the newest formation, and stops for everybody who works in none that goes on; who hung writes down its stacks first."""
+    """Starts of the newest formation, and stops for each member at work in another one; a member that hung first writes its stacks."""
     entry = status.formation
     if entry is None:
         return ()

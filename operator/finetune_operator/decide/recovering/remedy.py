@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from finetune_contract.failures import FailureClass
+from finetune_contract.plurals import counted
 from finetune_contract.values import changed
 from finetune_operator.api.status import PinnedOverrides, Restarts
 from finetune_operator.decide.facts.gang import Gang
@@ -29,7 +30,7 @@ def remedy_for(gang: Gang, trouble: Trouble) -> Remedy:
     if trouble.failure_class is FailureClass.OUT_OF_MEMORY:
         return _with_less_memory(gang, trouble, overrides, restarts)
     if trouble.failure_class is FailureClass.NOT_FINITE and _was_not_finite_before(gang):
-        advice = "it was so again after a replay from the last good step; lower training.learningRate, or look at the rows of this step"
+        advice = "a replay from the last good step was not finite either; lower training.learningRate, or check the rows of this step"
         return Remedy(overrides=overrides, restarts=restarts, hopeless=f"{trouble.message}; {advice}")
     return Remedy(overrides=overrides, restarts=restarts, hopeless=_hopeless(gang, trouble, restarts))
 
@@ -62,14 +63,15 @@ def count(gang: Gang, trouble: Trouble) -> Restarts:
 def made_progress(gang: Gang) -> bool:
     """The newest formation finished a step that none before it had finished."""
     entry = gang.status.formation
-    return entry is not None and gang.furthest_step > max(entry.furthest_step, entry.resumed_step or 0)
+    return entry is not None and gang.reached_step > max(entry.furthest_step, entry.resumed_step or 0)
 
 
 def _hopeless(gang: Gang, trouble: Trouble, restarts: Restarts) -> str | None:
     limit = gang.spec.max_crashes_without_progress
     if restarts.crashes_without_progress < limit:
         return None
-    return f"{limit} crashes without a finished step in between (restartPolicy.maxCrashesWithoutProgress); the last: {trouble.message}"
+    crashes = counted(limit, "crash", "crashes")
+    return f"{crashes} without a new finished step (restartPolicy.maxCrashesWithoutProgress); the last crash: {trouble.message}"
 
 
 def _with_less_memory(gang: Gang, trouble: Trouble, overrides: PinnedOverrides, restarts: Restarts) -> Remedy:

@@ -1,4 +1,4 @@
-"""Who goes into the next formation, in which order, and from which state it continues. It decides not whether one is made."""
+"""Who goes into the next formation, in which order, and from which state it continues. Whether one is made is decided elsewhere."""
 
 from dataclasses import dataclass
 
@@ -77,7 +77,7 @@ def _waits_for_missing(gang: Gang) -> tuple[float | None, ...]:
 
 
 def _seconds_to_wait_for(gang: Gang, member: Member) -> float | None:
-    """How long an elastic gang waits for a member that is not ready; 0: it may go on without it; None: for ever.
+    """Seconds that an elastic gang waits for a member that is not ready; 0: the gang goes on without that member; None: no limit.
 
     A member of the newest formation that still lives may hold the newest state, and it comes back or is found to be lost.
     """

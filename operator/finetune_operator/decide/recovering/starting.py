@@ -51,7 +51,7 @@ def why_not_started(gang: Gang, member: Member) -> str:
     elif member.pod.waiting is not None:
         words = member.pod.waiting
     elif member.pod.phase is PodPhase.RUNNING:
-        words = "it is running and never connected to the operator; check NetworkPolicies between it and the Service finetune-channel"
+        words = "it is running but never connected to the operator; check NetworkPolicies between it and the Service finetune-channel"
     else:
         words = f"its container was never created; kubectl describe pod {member.name} says which volume, Secret or ConfigMap is missing"
     return f"it did not start within {seconds} s (placement.startTimeoutSeconds): {words}"

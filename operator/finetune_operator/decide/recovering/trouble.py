@@ -187,11 +187,18 @@ def _culprit(gang: Gang, member: Member, report: FailureReport) -> Member:
 def _reported(member: Member, report: FailureReport) -> Trouble:
     if report.failure_class is FailureClass.DISRUPTED:
         return _disrupted(member, report.message)
-    rank = "" if report.rank is None else f"rank {report.rank} on "
-    # Which rank met the user's error first says nothing about it.
-    place = "" if report.failure_class is FailureClass.USER_ERROR else f"{rank}{member.name}: "
-    message = f"{place}{report.message}"
+    message = _placed(member, report)
     return Trouble(failure_class=report.failure_class, kind=kind_of(report), message=message, member=member.name, why=message)
+
+
+def _placed(member: Member, report: FailureReport) -> str:
+    if report.failure_class is FailureClass.USER_ERROR:
+        return report.message  # which rank met the user's error first says nothing about it
+    if report.rank is None:
+        return f"{member.name}: {report.message}"
+    rank = f"rank {report.rank}"
+    rest = report.message.removeprefix(f"{rank} ")
+    return f"{rank} on {member.name}{':' if rest == report.message else ''} {rest}"
 
 
 def _disrupted(member: Member, why: str) -> Trouble:
@@ -210,5 +217,5 @@ def _stalled(gang: Gang, member: Member) -> Trouble:
     assert run.progress is not None
     since = max(run.progressed_at, run.phase_at)
     seconds, usual = (gang.now - since).total_seconds(), run.progress.step_seconds
-    message = f"no step was finished for {seconds:.0f} s after step {run.progress.step} (a step takes {usual:.1f} s)"
+    message = f"no step was finished for {seconds:.0f} s after step {run.progress.step} (a step usually takes {usual:.1f} s)"
     return Trouble(failure_class=FailureClass.HANG, kind=FailureKind.STALL, message=message, member=member.name, why=message)

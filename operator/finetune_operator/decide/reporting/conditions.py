@@ -76,7 +76,7 @@ def _admitted(gang: Gang, answer: Answer) -> tuple[State, str, str]:
         return "False", answer.reason, answer.message
     if answer.phase is Phase.PREPARING and answer.reason in {"Unschedulable", CAPTURED_BY_KUEUE}:
         return "False", answer.reason, answer.message
-    return "True", "Admitted", "its members may be placed"
+    return "True", "Admitted", "the members of the job may be placed"
 
 
 def _checkpointed(gang: Gang) -> tuple[State, str, str]:
@@ -90,7 +90,7 @@ def _checkpointed(gang: Gang) -> tuple[State, str, str]:
         return old.status, old.reason, old.message
     if gang.status.last_commit is None and all(session.run.commit is None for session in gang.observed.sessions):
         return "Unknown", "NoCommitYet", "no step is committed yet"
-    return "True", "Committed", "the newest commit is status.lastCommit"
+    return "True", "Committed", "see status.lastCommit for the newest commit"
 
 
 def _suspended(phase: Phase) -> State:

@@ -43,22 +43,22 @@ def _why_not_its_turn(gang: Gang, member: Member, formation: int) -> str | None:
     crew = tuple(other.uid for other in gang.crew)
     if newest is not None and member.uid in crew:
         if formation != newest.number:
-            return f"it speaks of formation {formation}, and the newest is formation {newest.number}"
+            return f"it reports for formation {formation}, but the newest is formation {newest.number}"
         return None if member.uid == crew[0] else f"only node rank 0 of formation {newest.number} publishes"
     if member.uid not in {place.uid for place in gang.members}:
         return "it has no place in the gang"
     if formation != 0:
-        return f"it has no part in formation {formation}"
-    return None if gang.active is None else f"formation {gang.active.number} is still at work"
+        return f"it takes no part in formation {formation}"
+    return None if gang.active is None else f"formation {gang.active.number} is still running"
 
 
 def _why_not_ours(gang: Gang, output: Output) -> str | None:
     if output.uri != gang.spec.run.output_uri:
-        return "the place that it names is not spec.output.uri"
+        return "the place in its report is not spec.output.uri"
     if output.already_present and gang.spec.run.output_if_exists != "Skip":
-        return f"it found another job's, and spec.output.ifExists is {gang.spec.run.output_if_exists}"
+        return f"it found the adapter of another job, but spec.output.ifExists is {gang.spec.run.output_if_exists}"
     if not _SHA256.fullmatch(output.sha256):
-        return "its digest is no SHA-256 of 64 hexadecimal digits"
+        return "its digest is not a SHA-256 of 64 hexadecimal digits"
     if not 0 < output.num_bytes < MAX_BYTES:
-        return f"its size of {output.num_bytes:.3g} bytes cannot be"
-    return None if 0 <= output.step < MAX_STEPS else f"its step {output.step:.3g} cannot be"
+        return f"its size of {output.num_bytes:.3g} bytes is impossible"
+    return None if 0 <= output.step < MAX_STEPS else f"its step {output.step:.3g} is impossible"

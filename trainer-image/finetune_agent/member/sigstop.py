@@ -8,7 +8,7 @@ from finetune_contract.failures import FailureClass, FailureReport
 STOPPED = {"T", "t"}
 
 
-class StopWatch:
+class SigstopDetector:
     """A worker that is seen stopped by two looks in a row is reported: one look alone may meet a passing stop."""
 
     def __init__(self, read_state: Callable[[int], str] | None = None) -> None:
@@ -22,7 +22,7 @@ class StopWatch:
         if not known:
             return None
         rank = min(known)
-        message = f"rank {rank} is stopped (SIGSTOP or a debugger): it trains no more and would never say so"
+        message = f"rank {rank} is stopped (SIGSTOP or a debugger): a stopped process neither trains nor reports a failure"
         return FailureReport(failure_class=FailureClass.HANG, message=message, rank=rank)
 
 

@@ -9,7 +9,7 @@ from finetune_contract.failures import FailureKind, FailureReport, kind_of
 
 
 @dataclass
-class Ranks:
+class LocalRanks:
     """`num_local` ranks are expected, the first of them is rank `first`; reports keep the order in which they came."""
 
     num_local: int
