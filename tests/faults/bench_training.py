@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.make_tiny_model import make_tiny_model
+from tests.builders.ports import unused_port
 from tests.trainer.formations import ROOT, a_config, an_order
-from tests.trainer.gang import free_port
 
 from finetune_agent.uploading.messages import Follow
 from finetune_contract.config import JobConfig
@@ -119,7 +119,7 @@ def train_watched(folder: Path, model: Path, *, interval_seconds: float, every: 
         checkpoint={"uri": f"file://{folder}/checkpoints", "minIntervalSeconds": interval_seconds},
     )
     slots_fd = os.memfd_create("finetune-slots")
-    order = an_order(config, folder, slots_fd=slots_fd, master_port=free_port())
+    order = an_order(config, folder, slots_fd=slots_fd, master_port=unused_port())
     (folder / "order.json").write_text(order.model_dump_json())
     log = folder / "steps.jsonl"
     with an_uploader(folder, config, slots_fd) as uploader:
@@ -220,7 +220,7 @@ def measure_sums(
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
+            "MASTER_PORT": str(unused_port()),
         }
         command = [sys.executable, "-m", "tests.faults.bench_training", "--sum", str(num_floats), str(num_leaves), str(repeats)]
         places = [environment | {"RANK": str(rank), "WORLD_SIZE": str(world_size)} for rank in range(world_size)]

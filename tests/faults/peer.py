@@ -5,11 +5,12 @@ The training script is an ordinary one: transformers, peft, all-reduced gradient
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tests.builders.ports import unused_port
 
 STEPS_BETWEEN_CHECKPOINTS = 20
 TRAIN = """
@@ -79,9 +80,7 @@ def measure_torchrun(folder: Path, repeats: int) -> tuple[tuple[float, ...], tup
 
 def launch(script: Path, folder: Path) -> list[subprocess.Popen[bytes]]:
     """Two launchers; a store of its own for each restart and quick monitoring are the best settings known."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = unused_port()
     # torchrun leaves its own temporary folder behind when it is ended
     environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     flags = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "100", "--monitor-interval", "0.1"]

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import signal
-import socket
 import sys
 import time
 import uuid
@@ -17,6 +16,7 @@ import boto3
 import pytest
 from tests.agent.object_stores import write_credentials
 from tests.builders.machine import HANG_SECONDS
+from tests.builders.ports import unused_port
 from tests.faults.lives import Life, a_fault_document, sample_digest
 from tests.faults.store_proxy import StoreProxy, proxied
 from tests.local.runs import a_run
@@ -30,9 +30,7 @@ from finetune_operator.local.proc import processes_in
 @pytest.fixture(scope="session")
 async def s3_port():
     """An S3 server in a process of its own."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = unused_port()
     quiet = asyncio.subprocess.DEVNULL
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), stdout=quiet, stderr=quiet

@@ -115,7 +115,8 @@ class Formations:
     process: subprocess.Popen = field(init=False)
 
     def __post_init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        here = os.pathsep.join(str(ROOT / folder) for folder in ("", "operator", "trainer-image"))  # not another tree's installed code
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": here}
         command = [sys.executable, "-m", "tests.trainer.gang"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment, start_new_session=True)

@@ -6,8 +6,9 @@ Run by `formations.py` as a child: the process of the tests itself has threads a
 import json
 import os
 import signal
-import socket
 import sys
+
+from tests.builders.ports import unused_port
 
 from finetune_contract.run_order import RunOrder
 from finetune_trainer.worker import run_rank
@@ -23,7 +24,7 @@ def serve() -> None:
 
 def run(orders: list[str], slots: list[str], events_file: str, kill_at: int | None) -> list[int]:
     """Wait statuses by rank. Each order is one member. At step `kill_at` all ranks are ended by SIGKILL, as a lost node is."""
-    port = free_port()
+    port = unused_port()
     read_fd, write_fd = os.pipe()
     pids = []
     for node_rank, (text, slot) in enumerate(zip(orders, slots, strict=True)):
@@ -68,13 +69,6 @@ def relay(read_fd: int, events_file: str, kill_at: int | None, pids: list[int]) 
             if is_time or event["type"] == "failure":
                 for pid in pids:
                     os.kill(pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":
