@@ -111,7 +111,7 @@ def test_a_finished_job_says_what_it_published() -> None:
     "seen",
     [
         observed(sessions=(), pods=(a_pod(1, phase=PodPhase.SUCCEEDED, exit_code=0, finished=WORDS), a_pod(2))),
-        observed(sessions=(), pods=(a_pod(1, phase=PodPhase.SUCCEEDED, exit_code=0, finished=WORDS),), is_judging=False),
+        observed(sessions=(), pods=(a_pod(1, phase=PodPhase.SUCCEEDED, exit_code=0, finished=WORDS),), is_reconnect_over=False),
     ],
     ids=["from last words", "also in the reconnect window"],
 )
@@ -174,7 +174,7 @@ def test_the_first_members_must_agree_before_anything_is_pinned() -> None:
 )
 def test_nothing_fails_inside_the_reconnect_window(changes) -> None:
     assert decide(members(**changes)).status.is_ended
-    assert not decide(members(is_judging=False, **changes)).status.is_ended
+    assert not decide(members(is_reconnect_over=False, **changes)).status.is_ended
 
 
 @pytest.mark.parametrize(("since", "is_failed"), [(0.5, False), (1, True)], ids=["a moment ago", "nothing better came"])

@@ -117,7 +117,7 @@ def test_an_elastic_gang_waits_for_a_survivor_that_may_hold_the_newest_state() -
 
 
 def test_nothing_starts_inside_the_reconnect_window() -> None:
-    assert not decide(replace(replaced(), is_judging=False)).orders
+    assert not decide(replace(replaced(), is_reconnect_over=False)).orders
 
 
 @pytest.mark.parametrize(

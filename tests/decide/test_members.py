@@ -91,7 +91,7 @@ def test_a_member_whose_device_failed_twice_in_a_row_is_replaced_before_anything
         second(),
         second(session=replace(CUT_OFF, changed_at=ago(3600))),
         second(session=CUT_OFF),
-        second(pod=False, is_judging=False),
+        second(pod=False, is_reconnect_over=False),
         second(pod=False, first=EXPORTS),
         second(pod=a_pending_pod(2), session=a_session(1)),
     ],

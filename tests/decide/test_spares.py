@@ -73,7 +73,7 @@ def orders(decision, kind) -> list[str]:
         (training_status(), (a_pod(1), a_pod(2)), {"line": (OTHER,)}, ()),
         (training_status(), (a_pod(1), a_pod(2)), {"line": (a_line_entry("bot"),)}, (3, 4)),
         (training_status(), (a_pod(1), a_pod(2)), {"line": (replace(OTHER, backoff_until=ago(-9)),)}, (3, 4)),
-        (training_status(), (a_pod(1), a_pod(2)), {"is_judging": False}, ()),
+        (training_status(), (a_pod(1), a_pod(2)), {"is_reconnect_over": False}, ()),
         (training_status(lost_spares=MemberFailures(count=3, last_at=ago(3))), (a_pod(1), a_pod(2)), {}, ()),
         (training_status(lost_spares=MemberFailures(count=3, last_at=ago(4))), (a_pod(1), a_pod(2)), {}, (3, 4)),
     ],

@@ -34,7 +34,7 @@ def suspended(*, first=None, second=None, status=None, **changes):
         (suspended(status=saving(59)), "Saving", 0),
         (suspended(status=saving(60)), "Freeing", 2),
         (suspended(first=STOPPED | {"snapshot": None, "progress": None}, second=STOPPED | {"snapshot": None}), "Freeing", 2),
-        (suspended(sessions=(), is_judging=False), "Saving", 0),
+        (suspended(sessions=(), is_reconnect_over=False), "Saving", 0),
         (suspended(sessions=()), "Freeing", 2),
         (suspended(status=JobStatus(), pods=(), sessions=()), "Suspended", 0),
     ],

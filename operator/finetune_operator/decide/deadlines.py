@@ -30,7 +30,7 @@ def fail_a_job_past_its_deadline(gang: Gang, diagnosis: Diagnosis) -> Answer | N
 
 def give_back_a_gang_that_never_starts(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """Its nodes go to others, with the reason in words; the third time in a row ends the job. An elastic gang goes on without."""
-    if gang.active is not None or not gang.observed.is_judging:
+    if gang.active is not None or not gang.observed.is_reconnect_over:
         return None
     stuck = tuple(member for member in gang.members if never_started(gang, member) or waits_for_a_store(gang, member))
     silent = gang.status.silent_members.count

@@ -89,7 +89,7 @@ def fail_a_job_whose_pod_is_invalid(gang: Gang, diagnosis: Diagnosis) -> Answer 
 
 def end_an_unretryable_failure(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
     """An error of the user at once; the others when their remedy is used up."""
-    if not gang.observed.is_judging:
+    if not gang.observed.is_reconnect_over:
         return None
     outside = _other_inputs(gang) or _crash_outside(gang, diagnosis)
     found = [] if outside is None else [(outside, remedy_outside(gang, outside))]

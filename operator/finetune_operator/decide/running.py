@@ -152,4 +152,4 @@ def _is_silent(gang: Gang, member: Member) -> bool:
     pod = member.pod
     if pod is None or member.session is not None or pod.phase is not PodPhase.RUNNING or pod.is_deleting:
         return False
-    return gang.observed.is_judging and gang.now - pod.created_at >= timedelta(seconds=SILENT_SECONDS)
+    return gang.observed.is_reconnect_over and gang.now - pod.created_at >= timedelta(seconds=SILENT_SECONDS)

@@ -152,7 +152,7 @@ class Reconciler:
             freed_at=self._freed_at,
             first_loss_at=self._line.first_loss(job.key[0], now),
             term=notes.term_for(self._term, sessions, self._confirmed_at),
-            is_judging=now >= self._judges_from or have_all_spoken(job, pods, sessions),
+            is_reconnect_over=now >= self._judges_from or have_all_spoken(job, pods, sessions),
             last_applied_error=notes.refusal,
             invalid_pod=notes.invalid_pod,
             trainer_image=self._settings.trainer_image,

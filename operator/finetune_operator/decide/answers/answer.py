@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from finetune_contract import plurals
 from finetune_operator.api.status import JobStatus
 from finetune_operator.decide.answers.decision import DeleteMember, Event, SendOrder
 from finetune_operator.decide.facts.gang import Member
@@ -60,9 +59,6 @@ def soonest(*seconds: float | None) -> float | None:
 
 def delete_pod(pod: PodView) -> DeleteMember:
     return DeleteMember(uid=pod.uid, name=pod.name)
-
-
-counted = plurals.counted  # the rules of placing take it from here
 
 
 def sentence_of(members: tuple[Member, ...]) -> str:

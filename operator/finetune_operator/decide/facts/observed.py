@@ -144,7 +144,7 @@ class Observed:
     freed_at: datetime | None = None  # when a member of any job gave room back last, as far as this operator saw it
     first_loss_at: datetime | None = None  # of the running gangs of this namespace within half an hour
     term: int = 1
-    is_judging: bool = True  # False inside the reconnect window after the lease was taken
+    is_reconnect_over: bool = True  # False inside the reconnect window after the lease was taken
     invalid_pod: str | None = None  # "422 Pod .. is invalid ..": what the API server will never take
     last_applied_error: str | None = None  # "403 exceeded quota ..." of the newest refused creation
     trainer_image: str = ""

@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from finetune_contract.backoff import Backoff
 from finetune_contract.config import CONTRACT_VERSION
+from finetune_contract.plurals import counted
 from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, Pinned, Placement
 from finetune_operator.decide.answers.answer import Answer, Phase, delete_pod, soonest
@@ -44,7 +45,7 @@ def give_back_an_incomplete_gang(gang: Gang, diagnosis: Diagnosis) -> Answer | N
     if who_is_ahead(gang.observed, gang.job.key) is not None:
         return give_back(gang, reason=WAITS_FOR_OTHERS.reason, why=WAITS_FOR_OTHERS.message, backs_off=False)
     if _holds_idle_room_that_others_want(gang):
-        why = f"others go first, for its turn is over and some of its {gang.num_wanted} members found no room: {why_no_room(gang)}"
+        why = f"others go first, for its turn is over and {counted(gang.num_wanted, 'member')} did not all find room: {why_no_room(gang)}"
         return give_back(gang, reason="NoRoom", why=why, backs_off=True)
     return None
 
@@ -54,7 +55,7 @@ def give_back_a_gang_that_cannot_be_whole_again(gang: Gang, diagnosis: Diagnosis
     entry = gang.status.formation
     if not gang.policy.gives_back or entry is None or not entry.is_over or not gang.members:
         return None
-    if gang.is_placing or not gang.observed.is_judging:
+    if gang.is_placing or not gang.observed.is_reconnect_over:
         return None
     num_left = sum(not _is_stuck(gang, member, entry.over_at) for member in gang.members) + sum(spare.is_placed for spare in gang.spares)
     if num_left >= gang.spec.min_nodes:
@@ -125,7 +126,7 @@ def _is_stuck(gang: Gang, member: Member, over_at: datetime | None) -> bool:
 
 
 def _no_room_in_time(gang: Gang) -> str:
-    return f"no room for {gang.num_wanted} members within {gang.spec.placement_timeout_seconds} s: {why_no_room(gang)}"
+    return f"no room for {counted(gang.num_wanted, 'member')} within {gang.spec.placement_timeout_seconds} s: {why_no_room(gang)}"
 
 
 def give_back(gang: Gang, *, reason: str, why: str, backs_off: bool, least_seconds: float = 0.0, is_refused: bool = False) -> Answer:

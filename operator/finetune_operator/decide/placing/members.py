@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 
 from finetune_contract.backoff import Backoff
 from finetune_contract.failures import FailureClass
+from finetune_contract.plurals import counted
 from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
-from finetune_operator.decide.answers.answer import counted, delete_pod, soonest
+from finetune_operator.decide.answers.answer import delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.answers.members_answer import MembersAnswer
 from finetune_operator.decide.facts.gang import Gang, Member

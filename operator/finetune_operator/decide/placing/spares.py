@@ -5,9 +5,10 @@ They use room that nobody waits for: created last and given back first. Nothing 
 
 from dataclasses import replace
 
+from finetune_contract.plurals import counted
 from finetune_contract.values import changed
 from finetune_operator.api.status import JobStatus, MemberEntry, MemberFailures
-from finetune_operator.decide.answers.answer import counted, delete_pod, soonest
+from finetune_operator.decide.answers.answer import delete_pod, soonest
 from finetune_operator.decide.answers.decision import Event
 from finetune_operator.decide.answers.members_answer import MembersAnswer
 from finetune_operator.decide.facts.gang import Gang, Member
@@ -25,7 +26,7 @@ from finetune_operator.decide.recovering.diagnosis import Diagnosis
 def fill_places_from_spares(gang: Gang, diagnosis: Diagnosis) -> tuple[Gang, tuple[Event, ...]]:
     """The gang as the rules after it see it: ready spares, lowest serial first, stand where members are lost, leave or are not ready."""
     usable = tuple(spare for spare in gang.spares if _is_usable(gang, spare))
-    if not usable or not gang.observed.is_judging or gang.is_past_training:
+    if not usable or not gang.observed.is_reconnect_over or gang.is_past_training:
         return gang, ()
     changes = tuple(zip(_places_to_fill(gang, diagnosis), usable, strict=False))
     status, lost, events = gang.status, [], []
@@ -52,7 +53,7 @@ def fill_places_from_spares(gang: Gang, diagnosis: Diagnosis) -> tuple[Gang, tup
 
 def keep_spares(gang: Gang, diagnosis: Diagnosis, answer: MembersAnswer) -> MembersAnswer:
     """The rules of spares one after another, when those of members are done."""
-    if not gang.observed.is_judging:
+    if not gang.observed.is_reconnect_over:
         return answer
     answer = replace(answer, status=changed(answer.status, lost_spares=_losses_after_good_news(gang)))
     for rule in SPARE_RULES:

@@ -20,7 +20,7 @@ def suspend_a_suspended_job(gang: Gang, diagnosis: Diagnosis) -> Answer | None:
         return None
     since = _saving_since(gang) or gang.now
     seconds_left = SUSPEND_SAVE_SECONDS - (gang.now - since).total_seconds()
-    if gang.members and seconds_left > 0 and (_working(gang) or _unsaved_holder(gang) is not None or not gang.observed.is_judging):
+    if gang.members and seconds_left > 0 and (_working(gang) or _unsaved_holder(gang) is not None or not gang.observed.is_reconnect_over):
         return _save(gang, seconds_left)
     return _free(gang)
 

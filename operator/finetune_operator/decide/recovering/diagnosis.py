@@ -81,7 +81,7 @@ def _why_lost(gang: Gang, member: Member) -> str | None:
     """None for a member that stays."""
     if member.uid is None:
         return "another pod already has its name" if member.serial in gang.observed.taken_serials else None
-    if not gang.observed.is_judging or gang.is_past_training:
+    if not gang.observed.is_reconnect_over or gang.is_past_training:
         return None
     if member.is_gone:
         return "its pod is gone"

@@ -101,7 +101,7 @@ def _end(gang: Gang, answer: FormationAnswer, trouble: Trouble) -> FormationAnsw
 
 def start_the_next_formation_when_the_gang_is_ready(gang: Gang, diagnosis: Diagnosis, answer: FormationAnswer) -> FormationAnswer:
     """Also while one runs: without its leaving member once the replacement is ready, or larger."""
-    if not gang.observed.is_judging:
+    if not gang.observed.is_reconnect_over:
         return answer
     entry, crew = answer.status.formation, next_crew(gang)
     if not crew or gang.is_past_training:

@@ -33,7 +33,7 @@ def crew_of(gang: Gang, entry: FormationEntry) -> tuple[Member, ...]:
 
 def probes(gang: Gang) -> tuple[SendOrder, ...]:
     """Every connected peer is asked whether it reaches a member whose channel is down."""
-    if gang.active is None or not gang.observed.is_judging:
+    if gang.active is None or not gang.observed.is_reconnect_over:
         return ()
     silent = [
         member.session

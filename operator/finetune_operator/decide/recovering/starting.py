@@ -22,7 +22,7 @@ def never_started(gang: Gang, member: Member) -> bool:
     pod = member.pod
     if pod is None or not member.is_placed or member.session is not None or member.is_ended or member.is_leaving:
         return False
-    if not gang.observed.is_judging or member.serial in {other.serial for other in gang.crew}:
+    if not gang.observed.is_reconnect_over or member.serial in {other.serial for other in gang.crew}:
         return False
     limit = timedelta(seconds=gang.spec.start_timeout_seconds)
     return gang.now - (pod.placed_at or pod.created_at) >= limit

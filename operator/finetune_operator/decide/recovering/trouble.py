@@ -35,7 +35,7 @@ class Trouble:
 def trouble_of(gang: Gang) -> Trouble | None:
     """The evidence that explains best why the newest formation ended; None while nothing speaks against it."""
     entry = gang.status.formation
-    if entry is None or not gang.observed.is_judging:
+    if entry is None or not gang.observed.is_reconnect_over:
         return None
     alone = gang.is_past_training
     found = [trouble for member in gang.crew[:1] if alone for trouble in _evidence(gang, member, entry.number)]
@@ -139,7 +139,7 @@ def seconds_until_unreachable(gang: Gang) -> float | None:
 def is_unreachable(gang: Gang, member: Member) -> bool:
     """Its channel is down and every connected peer that was asked cannot reach it."""
     session = member.session
-    if session is None or session.is_connected or member.is_ended or not gang.observed.is_judging:
+    if session is None or session.is_connected or member.is_ended or not gang.observed.is_reconnect_over:
         return False
     if gang.now - session.changed_at < timedelta(seconds=UNREACHABLE_SECONDS):
         return False
