@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_rows(fo
     ended = formations.run(a_config(model, inputs / "rows.jsonl"), tmp_path)
     assert ended.failure["failure_class"] == "NotFinite"
     assert ended.failure["message"].startswith("step 1: loss nan")
-    assert "Its rows: " in ended.failure["message"]
+    assert "Rows: " in ended.failure["message"]
     fd = os.open(tmp_path / "slots-0", os.O_RDWR)
     assert SlotFile(fd).read_newest() is None
     os.close(fd)
