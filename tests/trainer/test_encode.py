@@ -81,8 +81,8 @@ def test_a_turn_without_weight_carries_no_loss(key, has_marks):
         ({"weight": 0.5}, "messages[1].weight: wanted 0 or 1, got 0.5"),
         ({"weight": 1, "train": False}, "messages[1]: weight, train contradict each other"),
         ({"content": [{"type": "image_url"}]}, "messages[1].content[0]: wanted a part"),
-        ({"reasoning_content": "because"}, "messages[1].reasoning_content (role assistant): the chat template does not show it"),
-        ({"tool_calls": [CALL]}, "messages[1].tool_calls[0].function.name (role assistant): the chat template does not show it"),
+        ({"reasoning_content": "because"}, "messages[1].reasoning_content (role assistant): the chat template does not show this field"),
+        ({"tool_calls": [CALL]}, "messages[1].tool_calls[0].function.name (role assistant): the chat template does not show this field"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": "Oslo"}}]}, "arguments: wanted JSON, got a string of 4 characters"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}, "arguments: wanted a JSON object, got a list of 1 entry"),
     ],
@@ -104,9 +104,9 @@ def test_a_message_that_the_template_drops_is_refused_and_a_developer_becomes_th
     told = {"messages": [{"role": "developer", "content": "be brief"}, *row["messages"]]}
     assert marked(BASE, told, template=drops).startswith("<|im_start|>system\nbe brief<|im_end|>")
     dropped = {"messages": [{"role": "function", "content": "rain"}, *row["messages"]]}
-    with pytest.raises(TrainingError, match=r"row 1: messages\[0\].content \(role function\): the chat template does not show it"):
+    with pytest.raises(TrainingError, match=r"row 1: messages\[0\].content \(role function\): the chat template does not show this field"):
         encode(BASE, dropped, template=drops)
-    with pytest.raises(TrainingError, match=r"row 1: tools\[0\]: the chat template does not show it"):
+    with pytest.raises(TrainingError, match=r"row 1: tools\[0\]: the chat template does not show this field"):
         encode(BASE, {**row, "tools": json.dumps([{"type": "function", "function": {"name": "f"}}])})
 
 

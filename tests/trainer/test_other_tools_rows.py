@@ -143,7 +143,7 @@ def test_json_within_a_row_is_held_to_what_rows_are_held_to(text, problem):
 def test_the_event_says_what_was_changed_and_what_to_do():
     (_, event) = note_events((Note(text=ANSWER_CHANGED, count=2, first=7),), field=FIELD, num_tokens=8, num_targets=2)
     assert event.reason == "RowsChanged"
-    assert event.message.startswith(f"{FIELD}: row 7 and 1 more: an answer is not shown as it stands in the row; the chat template leaves")
+    assert event.message.startswith(f"{FIELD}: row 7 and 1 more: an answer is not shown as it stands in the row; the chat template omits")
 
 
 @pytest.mark.parametrize(("form", "row"), [("text", {"text": "a"}), ("prompt-completion", {"prompt": "q", "completion": "a"})])

@@ -80,7 +80,7 @@ def encoded_if_shown(tokenizer, row, template):
     try:
         return encode(tokenizer, row, template=template)
     except TrainingError as error:
-        if "the chat template does not show it" not in error.message:
+        if "the chat template does not show this field" not in error.message:
             raise
         return None
 
