@@ -1,5 +1,6 @@
 """The kinds of patch that an API server applies, each on plain JSON. Owners of fields are asked about by server-side apply alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.kube.refusals import Refusal
@@ -10,15 +11,7 @@ Leaf = tuple[str, ...]
 
 def merge(target: Any, patch: Any) -> Any:
     """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merge(result.get(key), value)
-    return result
+    return _merged(target, patch, merge)
 
 
 def merge_by_name(target: Any, patch: Any) -> Any:
@@ -26,6 +19,10 @@ def merge_by_name(target: Any, patch: Any) -> Any:
     if isinstance(patch, list) and all(isinstance(entry, dict) and "name" in entry for entry in patch):
         known = {entry["name"]: entry for entry in target or []}
         return list((known | {entry["name"]: merge_by_name(known.get(entry["name"]), entry) for entry in patch}).values())
+    return _merged(target, patch, merge_by_name)
+
+
+def _merged(target: Any, patch: Any, merge_values: Callable[[Any, Any], Any]) -> Any:
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -33,7 +30,7 @@ def merge_by_name(target: Any, patch: Any) -> Any:
         if value is None:
             result.pop(key, None)
         else:
-            result[key] = merge_by_name(result.get(key), value)
+            result[key] = merge_values(result.get(key), value)
     return result
 
 
