@@ -27,7 +27,8 @@ from finetune_agent.uploading.publish import publish
 from finetune_contract.config import DatasetConfig, ModelConfig, OutputConfig, StorageConfig
 from finetune_contract.endpoints import check_endpoint
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.inside import LeavesFolder, check_key, join, resolve_inside
+from finetune_contract.inside import join, resolve_inside
+from finetune_contract.keys import LeavesFolder, check_key
 from finetune_contract.places import parse_place
 
 CANARY = "hf_CANARYCANARYCANARY"

@@ -18,7 +18,7 @@ NEVER_ONE = {
     "trainer-image/finetune_trainer/json_text.py: {len(digits)} digits": "more than a bound",
     "trainer-image/finetune_agent/preparing/row_files.py: {len(found)} files": "more than a bound",
     "trainer-image/finetune_contract/chat_template.py: {len(source)} characters": "more than a bound",
-    "trainer-image/finetune_contract/inside.py: {len(key)} characters": "none, or more than a bound",
+    "trainer-image/finetune_contract/keys.py: {len(key)} characters": "none, or more than a bound",
     "operator/finetune_operator/api/envelope.py: {len(name)} characters": "more than a bound",
     "operator/finetune_operator/api/rules.py: {nodes + spares} pods": "more than a bound",
     "operator/finetune_operator/api/syntax.py: {size} bytes": "more than a bound",

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from finetune_contract.inside import LeavesFolder, check_key
+from finetune_contract.keys import LeavesFolder, check_key
 
 PVC_MOUNT_ROOT = "/mnt/pvc"  # the claim of a pvc:// place is mounted at PVC_MOUNT_ROOT/CLAIM
 CONFIGMAP_MOUNT_ROOT = "/mnt/configmap"  # as well, with a file for each key

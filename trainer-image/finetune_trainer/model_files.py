@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.failures import FailureClass, TrainingError
-from finetune_contract.inside import LeavesFolder, home_of_links, join, open_inside, resolve_inside
+from finetune_contract.inside import home_of_links, join, open_inside, resolve_inside
+from finetune_contract.keys import LeavesFolder
 from finetune_contract.plurals import counted
 from finetune_trainer.columns import kind_of_value
 

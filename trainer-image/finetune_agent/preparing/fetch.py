@@ -17,7 +17,8 @@ from finetune_agent.stores.credentials import CredentialFiles
 from finetune_agent.stores.object_store import ObjectInfo, ObjectMissing, ObjectStore, StoreRefused, StoreUnavailable
 from finetune_agent.stores.open_store import check_inside, claim_of, folder_of, open_store
 from finetune_contract.config import ModelConfig, StorageConfig
-from finetune_contract.inside import LeavesFolder, join
+from finetune_contract.inside import join
+from finetune_contract.keys import LeavesFolder
 from finetune_contract.places import CONFIGMAP_MOUNT_ROOT, Place, Scheme, check_pattern, is_pattern, parse_place
 from finetune_contract.plurals import counted
 

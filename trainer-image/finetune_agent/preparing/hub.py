@@ -25,7 +25,7 @@ from finetune_agent.preparing.model_files import is_model_file
 from finetune_agent.preparing.row_files import choose_of_repository
 from finetune_agent.stores.object_store import DISK_FULL, StoreRefused, StoreUnavailable
 from finetune_agent.stores.reachable import check_reachable
-from finetune_contract.inside import LeavesFolder, check_key
+from finetune_contract.keys import LeavesFolder, check_key
 from finetune_contract.places import Place
 
 # Of the HTTP library below the hub's, which is another one in other versions and whose errors are no OSError.

@@ -13,7 +13,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
-from finetune_contract.inside import LeavesFolder, join, resolve_inside
+from finetune_contract.inside import join, resolve_inside
+from finetune_contract.keys import LeavesFolder
 
 CHUNK_BYTES = 1 << 20
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

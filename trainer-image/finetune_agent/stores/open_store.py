@@ -8,7 +8,8 @@ from finetune_agent.stores.credentials import CredentialFiles
 from finetune_agent.stores.object_store import FolderStore, ObjectStore, StoreRefused
 from finetune_agent.stores.s3_store import S3Store
 from finetune_contract.config import StorageConfig
-from finetune_contract.inside import LeavesFolder, resolve_inside
+from finetune_contract.inside import resolve_inside
+from finetune_contract.keys import LeavesFolder
 from finetune_contract.places import PVC_MOUNT_ROOT, Place, Scheme
 
 

@@ -3,11 +3,13 @@
 Rules read these values and never the job's own spec, so that a gang that is not one job's can be asked for in the same words.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
+from finetune_contract.places import Scheme, parse_place
 from finetune_operator.api.spec import FineTuneJobSpec
 
-_MOUNTED = {"pvc": "PersistentVolumeClaim", "configmap": "ConfigMap"}  # by the scheme of a place
+_MOUNTED = {Scheme.PVC: "PersistentVolumeClaim", Scheme.CONFIGMAP: "ConfigMap"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,8 @@ def gang_spec(spec: FineTuneJobSpec) -> GangSpec:
 def _mounted(spec: FineTuneJobSpec) -> tuple[str, ...]:
     names = {f"Secret {spec.storage.secret_name}"} if spec.storage.secret_name else set()
     for uri in (spec.model.uri, spec.dataset.uri, spec.dataset.eval_uri, spec.checkpoint.uri, spec.output.uri):
-        scheme, _, path = (uri or "").partition("://")
-        if scheme in _MOUNTED:
-            names.add(f"{_MOUNTED[scheme]} {path.partition('/')[0]}")
+        with suppress(ValueError):
+            place = parse_place(uri or "")
+            if place.scheme in _MOUNTED:
+                names.add(f"{_MOUNTED[place.scheme]} {place.container}")
     return tuple(sorted(names))
